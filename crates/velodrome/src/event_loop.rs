@@ -1,0 +1,338 @@
+//! The event loop: owns the parts and turns them, one tick after the other.
+//!
+//! A tick runs exactly the callbacks that were queued when its batch began; what they add waits
+//! for the next one, so nobody starves and descriptors are looked at regularly. While callbacks
+//! are ready, the poll is skipped for a few ticks and a short time: it costs a system call, and
+//! most callbacks only schedule the next.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    collections::VecDeque,
+    os::fd::{AsFd, RawFd},
+    sync::Arc,
+};
+
+use crate::{
+    Clock, Error, Result,
+    inbox::Inbox,
+    poller::{Events, Interest, Readiness, Token},
+    registry::Reactor,
+    signal::SignalPipe,
+    timer::{Cancellable, Timers},
+};
+
+/// What a loop is made of: says what waits in its queues.
+pub trait Kind {
+    /// What waits in the ready queue.
+    type Callback;
+    /// What waits for its time. When it is due, it becomes a callback.
+    type Timer: Cancellable + Into<Self::Callback>;
+    /// Who hears of a descriptor.
+    type Source: Source<Callback = Self::Callback> + Clone;
+}
+
+/// Who runs a loop: says how a callback is called.
+pub trait Host<K: Kind> {
+    /// Why a run ended before it was stopped.
+    type Exit;
+
+    /// Runs one callback. Nothing of the loop is borrowed. An error leaves the loop at once.
+    fn call(&self, callback: K::Callback) -> Result<(), Self::Exit>;
+
+    /// Runs a wait that may block, with whatever lock the host holds released.
+    fn sleep<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R;
+
+    /// After each poll: `signals` arrived since the last one.
+    fn polled(&self, signals: &[u8]) -> Result<(), Self::Exit>;
+
+    /// After each batch, also one that an error ended.
+    fn batch_done(&self) -> Result<(), Self::Exit>;
+}
+
+/// Turns the readiness of a descriptor into callbacks.
+pub trait Source {
+    type Callback;
+
+    /// Pushes what should run. Must not run it: the loop is in the middle of its events.
+    fn ready(self, readiness: Readiness, push: &mut dyn FnMut(Self::Callback));
+}
+
+/// The poll is skipped for at most so many ticks in a row while callbacks are ready...
+const MAX_TICKS_WITHOUT_POLL: u32 = 16;
+/// ...and for at most so long.
+const MAX_NS_WITHOUT_POLL: u64 = 50_000;
+
+pub struct EventLoop<K: Kind> {
+    clock: Clock,
+    ready: RefCell<VecDeque<K::Callback>>,
+    timers: RefCell<Timers<K::Timer>>,
+    inbox: Arc<Inbox<K::Callback>>,
+    reactor: Reactor<K::Source>,
+    signals: OnceCell<SignalPipe>,
+    /// Reused by every poll; taken out while one is under way.
+    events: Cell<Option<Events>>,
+    stopping: Cell<bool>,
+    /// Counts batches; what happens under one number happens in one turn.
+    turn: Cell<u64>,
+    in_batch: Cell<bool>,
+    ticks_without_poll: Cell<u32>,
+    last_poll_ns: Cell<u64>,
+}
+
+impl<K: Kind> EventLoop<K> {
+    /// Opens a poller and a waker: two descriptors until the loop is dropped.
+    pub fn new() -> Result<Self> {
+        Self::with_clock(Clock::default())
+    }
+
+    pub fn with_clock(clock: Clock) -> Result<Self> {
+        let reactor = Reactor::new()?;
+        let inbox = Arc::new(Inbox::new()?);
+        reactor.poller.add(inbox.waker.as_fd(), Token::WAKER, Interest::READ)?;
+        Ok(EventLoop {
+            clock,
+            ready: RefCell::default(),
+            timers: RefCell::default(),
+            inbox,
+            reactor,
+            signals: OnceCell::new(),
+            events: Cell::new(None),
+            stopping: Cell::new(false),
+            turn: Cell::new(0),
+            in_batch: Cell::new(false),
+            ticks_without_poll: Cell::new(0),
+            last_poll_ns: Cell::new(0),
+        })
+    }
+
+    /// Runs ticks until one ends with `stop` called. The first tick always polls.
+    pub fn run<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
+        self.ticks_without_poll.set(MAX_TICKS_WITHOUT_POLL);
+        let result = loop {
+            if let Err(exit) = self.tick(host) {
+                break Err(exit);
+            }
+            if self.stopping.get() {
+                break Ok(());
+            }
+        };
+        self.stopping.set(false);
+        result
+    }
+
+    fn tick<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
+        self.take_inbox();
+        if self.should_poll() {
+            self.poll(host)?;
+        }
+        self.take_due_timers();
+        self.in_batch.set(true);
+        let result = self.run_batch(host);
+        self.in_batch.set(false);
+        host.batch_done()?;
+        result
+    }
+
+    fn run_batch<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
+        self.turn.set(self.turn.get() + 1);
+        let batch = self.ready.borrow().len();
+        for _ in 0..batch {
+            let Some(callback) = self.ready.borrow_mut().pop_front() else { break };
+            host.call(callback)?;
+        }
+        Ok(())
+    }
+
+    fn should_poll(&self) -> bool {
+        if self.ready.borrow().is_empty() {
+            return true;
+        }
+        let ticks = self.ticks_without_poll.get();
+        if ticks >= MAX_TICKS_WITHOUT_POLL
+            || self.clock.now_ns() - self.last_poll_ns.get() >= MAX_NS_WITHOUT_POLL
+        {
+            return true;
+        }
+        self.ticks_without_poll.set(ticks + 1);
+        false
+    }
+
+    fn poll<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
+        let mut events = self.events.take().unwrap_or_default();
+        let timeout_ns = self.poll_timeout_ns();
+        let waited = if timeout_ns != Some(0) && self.inbox.fall_asleep() {
+            let poller = &self.reactor.poller;
+            let waited = host.sleep(|| poller.wait(timeout_ns, &mut events));
+            self.inbox.wake_up();
+            waited
+        } else {
+            self.reactor.poller.wait(Some(0), &mut events)
+        };
+        if waited.is_err() {
+            // Interrupted by a signal, which `polled` looks after. (A poller cannot fail otherwise
+            // while it is open; if it did, the buffer holds nothing.)
+            events.clear();
+        }
+        self.ticks_without_poll.set(0);
+        self.last_poll_ns.set(self.clock.now_ns());
+        self.take_inbox();
+        let signals = self.take_events(&mut events);
+        self.events.set(Some(events));
+        host.polled(&signals)
+    }
+
+    /// How long the poll may sleep; `None` without end.
+    fn poll_timeout_ns(&self) -> Option<u64> {
+        if self.stopping.get() || !self.ready.borrow().is_empty() {
+            return Some(0);
+        }
+        self.drop_cancelled_timers();
+        let deadline = self.timers.borrow().next_deadline_ns()?;
+        Some(deadline.saturating_sub(self.clock.now_ns()))
+    }
+
+    fn take_events(&self, events: &mut Events) -> Vec<u8> {
+        let mut signals = Vec::new();
+        for event in events.iter() {
+            match event.token {
+                Token::WAKER => self.inbox.waker.drain(),
+                Token::SIGNAL => {
+                    signals.extend(self.signals.get().map(SignalPipe::take).unwrap_or_default());
+                }
+                _ => {
+                    if let Some((source, readiness)) = self.reactor.resolve(&event) {
+                        source.ready(readiness, &mut |callback| {
+                            self.ready.borrow_mut().push_back(callback);
+                        });
+                    }
+                }
+            }
+        }
+        signals
+    }
+
+    fn take_inbox(&self) {
+        if self.inbox.is_filled() {
+            self.ready.borrow_mut().extend(self.inbox.take());
+        }
+    }
+
+    fn drop_cancelled_timers(&self) {
+        loop {
+            // The binding ends the borrow before the timer is dropped.
+            let cancelled = self.timers.borrow_mut().pop_cancelled();
+            if cancelled.is_none() {
+                break;
+            }
+        }
+    }
+
+    fn take_due_timers(&self) {
+        if self.timers.borrow().is_empty() {
+            return;
+        }
+        let now_ns = self.clock.now_ns();
+        loop {
+            let due = self.timers.borrow_mut().pop_due(now_ns);
+            let Some(timer) = due else { break };
+            if !timer.is_cancelled() {
+                self.ready.borrow_mut().push_back(timer.into());
+            }
+        }
+    }
+
+    /// Queues a callback for the next tick. From the loop's thread only.
+    #[inline]
+    pub fn call_soon(&self, callback: K::Callback) {
+        if self.inbox.is_filled() {
+            // Whoever filled it did so before this call: keep the order.
+            self.take_inbox();
+        }
+        self.ready.borrow_mut().push_back(callback);
+    }
+
+    /// Queues a timer. `deadline_ns` is on the clock of [`EventLoop::now_ns`].
+    pub fn call_at(&self, deadline_ns: u64, timer: K::Timer) {
+        self.timers.borrow_mut().insert(deadline_ns, timer);
+    }
+
+    /// Tells that a timer in the heap was cancelled; `is_it` recognises it.
+    pub fn timer_cancelled(&self, is_it: impl Fn(&K::Timer) -> bool) {
+        let removed = self.timers.borrow_mut().cancelled(is_it);
+        drop(removed);
+    }
+
+    /// The door for other threads.
+    pub fn inbox(&self) -> &Arc<Inbox<K::Callback>> {
+        &self.inbox
+    }
+
+    /// Ends the run after the batch that is under way, or after the next one.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        self.inbox.wake();
+    }
+
+    #[inline]
+    pub fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    pub fn reactor(&self) -> &Reactor<K::Source> {
+        &self.reactor
+    }
+
+    /// The number of the turn that callbacks are run in, or `None` between batches.
+    #[inline]
+    pub fn turn(&self) -> Option<u64> {
+        self.in_batch.get().then(|| self.turn.get())
+    }
+
+    /// Where a signal handler may write signal numbers. Opens the pipe on the first call.
+    pub fn signal_writer(&self) -> Result<RawFd> {
+        if let Some(pipe) = self.signals.get() {
+            return Ok(pipe.writer());
+        }
+        let pipe = SignalPipe::new()?;
+        if !self.reactor.poller.is_inherited() {
+            self.reactor.poller.add(pipe.as_fd(), Token::SIGNAL, Interest::READ)?;
+        }
+        Ok(self.signals.get_or_init(|| pipe).writer())
+    }
+
+    /// Whether this process is a forked child that inherited the loop from its parent.
+    pub fn is_inherited(&self) -> bool {
+        self.reactor.poller.is_inherited()
+    }
+
+    /// Drops every callback, timer and source. Nothing is borrowed while they are dropped.
+    pub fn clear(&self) {
+        drop(self.ready.take());
+        drop(self.inbox.take());
+        let timers = self.timers.borrow_mut().clear();
+        drop(timers);
+        drop(self.reactor.clear());
+    }
+
+    /// Looks at everything that waits, for a garbage collector.
+    pub fn inspect(
+        &self,
+        mut callback: impl FnMut(&K::Callback),
+        mut timer: impl FnMut(&K::Timer),
+        source: impl FnMut(&K::Source),
+    ) {
+        if let Ok(ready) = self.ready.try_borrow() {
+            ready.iter().for_each(&mut callback);
+        }
+        self.inbox.inspect(&mut callback);
+        if let Ok(timers) = self.timers.try_borrow() {
+            timers.iter().for_each(&mut timer);
+        }
+        self.reactor.inspect(source);
+    }
+}
+
+/// Errors of the operating system that mean that descriptors, buffers or memory ran out.
+pub fn is_exhausted(error: Error) -> bool {
+    matches!(error, Error::MFILE | Error::NFILE | Error::NOBUFS | Error::NOMEM)
+}

@@ -1,0 +1,39 @@
+//! asyncio's event loop system, with no Python in it.
+//!
+//! This crate is the model beneath the Python package `velodrome`: a ready queue, timers, a
+//! thread-safe inbox, a poller with its registry of descriptors, and byte streams as state
+//! machines. It is generic over what a callback is ([`Kind`]) and how it is called ([`Host`]), so the same engine runs Python
+//! callables and Rust closures.
+//!
+//! One tick, from [`EventLoop::run`]:
+//!
+//! ```text
+//! inbox ──> ready queue <── due timers
+//!                ^      <── events: poller ─> token ─> source
+//!                │
+//!       the callbacks that were queued when the batch began run, in order;
+//!       what they add waits for the next tick
+//! ```
+//!
+//! Everything but [`Inbox`] belongs to one thread. Nothing is borrowed while a callback runs, so
+//! a callback may call back into the loop in any way.
+
+pub mod clock;
+pub mod error;
+pub mod event_loop;
+pub mod inbox;
+pub mod net;
+pub mod poller;
+pub mod registry;
+pub mod server;
+pub mod signal;
+pub mod stream;
+pub mod timer;
+pub mod waker;
+
+pub use clock::Clock;
+pub use error::{Error, Result};
+pub use event_loop::{EventLoop, Host, Kind, Source};
+pub use inbox::Inbox;
+pub use poller::{Interest, Readiness};
+pub use timer::{Cancellable, Timers};

@@ -1,0 +1,22 @@
+//! Sockets: addresses and options that every stream needs.
+
+use std::os::fd::BorrowedFd;
+
+pub use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketAddrUnix, SocketAddrV4, SocketAddrV6,
+    SocketType,
+};
+use rustix::net::{getsockname, sockopt};
+
+/// Turns Nagle's algorithm off where there is one. Accepted sockets inherit it from a listener.
+///
+/// A second small write must not wait for the peer's delayed acknowledgement (40 ms).
+pub fn set_nodelay(fd: BorrowedFd<'_>) {
+    // On a Unix socket there is no such option, and nothing to do.
+    let _ = sockopt::set_tcp_nodelay(fd, true);
+}
+
+/// The socket's own address.
+pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddrAny> {
+    getsockname(fd).ok()
+}

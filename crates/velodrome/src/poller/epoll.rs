@@ -1,0 +1,133 @@
+//! epoll: system calls only, no policy.
+//!
+//! Traps that the callers above rely on this file to know:
+//! - A closed descriptor leaves epoll by itself only when its last duplicate is closed, so owners
+//!   deregister before they close.
+//! - Hang-up and error are reported whatever was asked for; a registration without interest must
+//!   therefore be removed, not modified to nothing, or the poller spins.
+//! - An epoll instance is shared with a forked child: a child that deregisters a descriptor takes
+//!   it from its parent. [`Epoll::is_inherited`] tells, and the registry then keeps its hands off.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        Timespec,
+        epoll::{self, CreateFlags, EventData, EventFlags},
+    },
+};
+
+use super::{Event, Interest, Readiness, Token};
+use crate::Result;
+
+/// Counts the forks that this process is a child of; see [`forked`].
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// To be called in a child after `fork`: pollers made before it belong to the parent.
+pub fn forked() {
+    FORKS.fetch_add(1, Relaxed);
+}
+
+#[derive(Debug)]
+pub struct Epoll {
+    fd: OwnedFd,
+    forks: u32,
+}
+
+/// The buffer that a wait fills. Reused from wait to wait.
+pub struct Events(Vec<epoll::Event>);
+
+// SAFETY: rustix's event carries a union of an integer and a pointer; this file stores and reads
+// tokens only, so nothing in it points anywhere.
+unsafe impl Send for Events {}
+
+/// More ready descriptors than this are reported by the next wait.
+const MAX_EVENTS: usize = 1024;
+
+impl Default for Events {
+    fn default() -> Self {
+        Events(Vec::with_capacity(64))
+    }
+}
+
+impl Events {
+    pub fn iter(&self) -> impl Iterator<Item = Event> {
+        self.0.iter().map(|event| {
+            let flags = event.flags;
+            Event {
+                token: Token(event.data.u64()),
+                readiness: Readiness {
+                    readable: flags.intersects(EventFlags::OUT.complement()),
+                    writable: flags.intersects(EventFlags::IN.complement()),
+                },
+            }
+        })
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn flags(interest: Interest) -> EventFlags {
+    let mut flags = EventFlags::empty();
+    if interest.contains(Interest::READ) {
+        flags |= EventFlags::IN;
+    }
+    if interest.contains(Interest::WRITE) {
+        flags |= EventFlags::OUT;
+    }
+    if interest.contains(Interest::EDGE) {
+        flags |= EventFlags::ET;
+    }
+    flags
+}
+
+impl Epoll {
+    pub fn new() -> Result<Self> {
+        Ok(Epoll { fd: epoll::create(CreateFlags::CLOEXEC)?, forks: FORKS.load(Relaxed) })
+    }
+
+    /// Whether this process is a child that got the instance by `fork`.
+    pub fn is_inherited(&self) -> bool {
+        self.forks != FORKS.load(Relaxed)
+    }
+
+    pub fn add(&self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> Result<()> {
+        epoll::add(&self.fd, fd, EventData::new_u64(token.0), flags(interest))
+    }
+
+    pub fn modify(&self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> Result<()> {
+        epoll::modify(&self.fd, fd, EventData::new_u64(token.0), flags(interest))
+    }
+
+    pub fn delete(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        epoll::delete(&self.fd, fd)
+    }
+
+    /// Waits for events, at most for `timeout_ns` (`None`: without end), and replaces the content
+    /// of `events`. Nanoseconds count: `epoll_pwait2` where milliseconds do not suffice.
+    pub fn wait(&self, timeout_ns: Option<u64>, events: &mut Events) -> Result<()> {
+        let buffer = &mut events.0;
+        if buffer.len() == buffer.capacity() && buffer.capacity() < MAX_EVENTS {
+            buffer.reserve(buffer.len());
+        }
+        buffer.clear();
+        let timeout = timeout_ns.map(|ns| Timespec {
+            tv_sec: (ns / 1_000_000_000).cast_signed(),
+            tv_nsec: (ns % 1_000_000_000).cast_signed(),
+        });
+        epoll::wait(&self.fd, spare_capacity(buffer), timeout.as_ref())?;
+        Ok(())
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,229 @@
+//! The reactor: a poller, and who asked it for what.
+//!
+//! Descriptor number -> source, by (number, generation) tokens: a number gets a new generation
+//! with each registration, and an event whose generation is old is dropped silently.
+//!
+//! The registry does not own descriptors. An owner deregisters before it closes; if it did not
+//! (a user closed a descriptor behind the loop's back), the kernel has forgotten the registration
+//! and the next owner of the number simply replaces it.
+
+use std::{
+    cell::RefCell,
+    os::fd::{BorrowedFd, RawFd},
+};
+
+use crate::{
+    Error, Result,
+    poller::{Event, Interest, Poller, Readiness, Token},
+};
+
+#[derive(Debug)]
+struct Slot<S> {
+    generation: u32,
+    /// What the poller was last told; [`Interest::NONE`] means that it does not know the number.
+    interest: Interest,
+    source: Option<S>,
+}
+
+impl<S> Default for Slot<S> {
+    fn default() -> Self {
+        Slot { generation: 0, interest: Interest::NONE, source: None }
+    }
+}
+
+#[derive(Debug)]
+pub struct Reactor<S> {
+    pub(crate) poller: Poller,
+    /// Indexed by descriptor number: the kernel hands out the lowest free one, so this is dense.
+    slots: RefCell<Vec<Slot<S>>>,
+}
+
+impl<S: Clone> Reactor<S> {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Reactor { poller: Poller::new()?, slots: RefCell::default() })
+    }
+
+    /// Who is registered for a descriptor.
+    pub fn source(&self, fd: RawFd) -> Option<S> {
+        self.slots.borrow().get(usize::try_from(fd).ok()?)?.source.clone()
+    }
+
+    /// What the poller watches a descriptor for.
+    pub fn interest(&self, fd: RawFd) -> Interest {
+        let slots = self.slots.borrow();
+        usize::try_from(fd).ok().and_then(|at| slots.get(at)).map_or(Interest::NONE, |s| s.interest)
+    }
+
+    /// Makes `source` the one that hears of `fd`. Returns the source that it replaces.
+    ///
+    /// On an error (`BADF`, `PERM` for a regular file, ...) nothing has changed.
+    pub fn register(&self, fd: RawFd, source: S, interest: Interest) -> Result<Option<S>> {
+        let at = usize::try_from(fd).map_err(|_| Error::BADF)?;
+        let mut slots = self.slots.borrow_mut();
+        if at >= slots.len() {
+            slots.resize_with(at + 1, Slot::default);
+        }
+        let slot = &mut slots[at];
+        let generation = slot.generation.wrapping_add(1);
+        self.tell(fd, generation, slot.interest, interest)?;
+        slot.generation = generation;
+        slot.interest = interest;
+        Ok(slot.source.replace(source))
+    }
+
+    /// Changes what the present source of `fd` hears of.
+    pub fn set_interest(&self, fd: RawFd, interest: Interest) -> Result<()> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = usize::try_from(fd).ok().and_then(|at| slots.get_mut(at)).ok_or(Error::NOENT)?;
+        if slot.interest != interest {
+            self.tell(fd, slot.generation, slot.interest, interest)?;
+            slot.interest = interest;
+        }
+        Ok(())
+    }
+
+    /// Forgets a descriptor and returns its source. Never fails: the descriptor may be gone.
+    pub fn deregister(&self, fd: RawFd) -> Option<S> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(usize::try_from(fd).ok()?)?;
+        let source = slot.source.take()?;
+        // Telling of no interest cannot fail.
+        let _ = self.tell(fd, slot.generation, slot.interest, Interest::NONE);
+        slot.interest = Interest::NONE;
+        slot.generation = slot.generation.wrapping_add(1);
+        Some(source)
+    }
+
+    /// Forgets everything and returns the sources. The poller is about to be closed.
+    pub fn clear(&self) -> Vec<S> {
+        let slots = self.slots.take();
+        slots.into_iter().filter_map(|slot| slot.source).collect()
+    }
+
+    /// The source an event is for, and what of the event concerns it.
+    #[inline]
+    pub(crate) fn resolve(&self, event: &Event) -> Option<(S, Readiness)> {
+        let slots = self.slots.borrow();
+        let slot = slots.get((event.token.0 & u64::from(u32::MAX)) as usize)?;
+        if u64::from(slot.generation) != event.token.0 >> 32 {
+            return None;
+        }
+        let readiness = Readiness {
+            readable: event.readiness.readable && slot.interest.contains(Interest::READ),
+            writable: event.readiness.writable && slot.interest.contains(Interest::WRITE),
+        };
+        Some((slot.source.clone()?, readiness))
+    }
+
+    /// Looks at every source without taking it. Skipped while the registry is being changed.
+    pub fn inspect(&self, mut look: impl FnMut(&S)) {
+        if let Ok(slots) = self.slots.try_borrow() {
+            slots.iter().filter_map(|slot| slot.source.as_ref()).for_each(&mut look);
+        }
+    }
+
+    fn tell(&self, fd: RawFd, generation: u32, old: Interest, new: Interest) -> Result<()> {
+        if self.poller.is_inherited() {
+            // A forked child must not touch its parent's registrations.
+            return Ok(());
+        }
+        let token = Token(u64::from(generation) << 32 | u64::from(fd.cast_unsigned()));
+        // SAFETY: `fd` is not negative (callers index by it), and it is only handed to `epoll_ctl`,
+        // which answers EBADF if it is not open.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        if new == Interest::NONE {
+            if old != Interest::NONE {
+                // Closed behind our back means that the kernel has forgotten it: all is well.
+                let _ = self.poller.delete(fd);
+            }
+            return Ok(());
+        }
+        if old == Interest::NONE {
+            match self.poller.add(fd, token, new) {
+                // The number was registered before under a duplicate that is still open.
+                Err(Error::EXIST) => self.poller.modify(fd, token, new),
+                result => result,
+            }
+        } else {
+            match self.poller.modify(fd, token, new) {
+                // Closed behind our back, and the number has a new owner.
+                Err(Error::NOENT) => self.poller.add(fd, token, new),
+                result => result,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::{fd::AsRawFd, unix::net::UnixStream};
+
+    use super::*;
+    use crate::poller::Events;
+
+    fn wait(reactor: &Reactor<&'static str>) -> Vec<Option<&'static str>> {
+        let mut events = Events::default();
+        reactor.poller.wait(Some(0), &mut events).unwrap();
+        events.iter().map(|event| reactor.resolve(&event).map(|found| found.0)).collect()
+    }
+
+    #[test]
+    fn an_event_finds_its_source_until_it_is_deregistered() {
+        let reactor = Reactor::new().unwrap();
+        let (a, _b) = UnixStream::pair().unwrap();
+        reactor.register(a.as_raw_fd(), "a", Interest::WRITE).unwrap();
+        assert_eq!(wait(&reactor), [Some("a")]);
+        assert_eq!(reactor.deregister(a.as_raw_fd()), Some("a"));
+        assert_eq!(wait(&reactor), []);
+    }
+
+    #[test]
+    fn a_late_event_does_not_reach_the_next_owner_of_a_descriptor() {
+        let reactor = Reactor::new().unwrap();
+        let (a, _b) = UnixStream::pair().unwrap();
+        reactor.register(a.as_raw_fd(), "old", Interest::WRITE).unwrap();
+        let mut events = Events::default();
+        reactor.poller.wait(Some(0), &mut events).unwrap();
+        reactor.deregister(a.as_raw_fd());
+        reactor.register(a.as_raw_fd(), "new", Interest::WRITE).unwrap();
+        let late: Vec<_> = events.iter().filter_map(|event| reactor.resolve(&event)).collect();
+        assert_eq!(late, []);
+        assert_eq!(wait(&reactor), [Some("new")]);
+    }
+
+    #[test]
+    fn a_number_that_was_closed_behind_our_back_can_be_registered_again() {
+        let reactor = Reactor::new().unwrap();
+        let (a, _b) = UnixStream::pair().unwrap();
+        let number = a.as_raw_fd();
+        reactor.register(number, "closed", Interest::READ).unwrap();
+        drop(a);
+        let (c, _d) = UnixStream::pair().unwrap();
+        if c.as_raw_fd() == number {
+            assert_eq!(reactor.register(number, "new", Interest::WRITE), Ok(Some("closed")));
+            assert_eq!(wait(&reactor), [Some("new")]);
+        }
+    }
+
+    #[test]
+    fn a_descriptor_without_interest_is_silent_even_when_it_hangs_up() {
+        let reactor = Reactor::new().unwrap();
+        let (a, b) = UnixStream::pair().unwrap();
+        reactor.register(a.as_raw_fd(), "a", Interest::READ).unwrap();
+        reactor.set_interest(a.as_raw_fd(), Interest::NONE).unwrap();
+        drop(b);
+        assert_eq!(wait(&reactor), []);
+        reactor.set_interest(a.as_raw_fd(), Interest::READ).unwrap();
+        assert_eq!(wait(&reactor), [Some("a")]);
+    }
+
+    #[test]
+    fn bad_descriptors_are_refused_with_their_errno() {
+        let reactor = Reactor::new().unwrap();
+        assert_eq!(reactor.register(-1, "x", Interest::READ), Err(Error::BADF));
+        assert_eq!(reactor.register(1_000_000, "x", Interest::READ), Err(Error::BADF));
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        assert_eq!(reactor.register(file.as_raw_fd(), "x", Interest::READ), Err(Error::PERM));
+        assert_eq!(reactor.source(file.as_raw_fd()), None);
+    }
+}

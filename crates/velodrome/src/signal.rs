@@ -1,0 +1,48 @@
+//! Signals on their way into the loop: a pipe that a signal handler may write to.
+//!
+//! The handler itself belongs to whoever runs the loop (for Python, the interpreter's own): it
+//! writes the signal's number as one byte, which ends the poller's sleep, and the loop hands the
+//! numbers to its host in the loop's thread.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::{
+    io,
+    pipe::{PipeFlags, pipe_with},
+};
+
+use crate::Result;
+
+#[derive(Debug)]
+pub struct SignalPipe {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl SignalPipe {
+    pub fn new() -> Result<Self> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(SignalPipe { reader, writer })
+    }
+
+    /// Where a signal handler writes the number of its signal. Non-blocking.
+    pub fn writer(&self) -> RawFd {
+        self.writer.as_raw_fd()
+    }
+
+    /// The numbers that arrived since the last call, in order.
+    pub fn take(&self) -> Vec<u8> {
+        let mut numbers = Vec::new();
+        let mut chunk = [0; 64];
+        while let Ok(count @ 1..) = io::read(&self.reader, &mut chunk) {
+            numbers.extend_from_slice(&chunk[..count]);
+        }
+        numbers
+    }
+}
+
+impl AsFd for SignalPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+}

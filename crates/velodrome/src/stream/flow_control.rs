@@ -1,0 +1,55 @@
+//! Tells a protocol when to stop writing and when to go on.
+
+use std::cell::Cell;
+
+#[derive(Debug)]
+pub struct FlowControl {
+    high_water_bytes: Cell<usize>,
+    low_water_bytes: Cell<usize>,
+    /// The protocol was told to pause and not yet to resume.
+    paused: Cell<bool>,
+}
+
+/// asyncio's default.
+const HIGH_WATER_BYTES: usize = 64 * 1024;
+
+impl Default for FlowControl {
+    fn default() -> Self {
+        FlowControl {
+            high_water_bytes: Cell::new(HIGH_WATER_BYTES),
+            low_water_bytes: Cell::new(HIGH_WATER_BYTES / 4),
+            paused: Cell::new(false),
+        }
+    }
+}
+
+impl FlowControl {
+    /// The limits in asyncio's order: low, high.
+    pub fn limits(&self) -> (usize, usize) {
+        (self.low_water_bytes.get(), self.high_water_bytes.get())
+    }
+
+    /// The caller has checked that `low <= high`.
+    pub fn set_limits(&self, low_bytes: usize, high_bytes: usize) {
+        self.low_water_bytes.set(low_bytes);
+        self.high_water_bytes.set(high_bytes);
+    }
+
+    /// True if the protocol must be told to pause now.
+    #[inline]
+    pub fn should_pause(&self, unsent_bytes: usize) -> bool {
+        unsent_bytes > self.high_water_bytes.get() && !self.paused.replace(true)
+    }
+
+    /// True if the protocol must be told to resume now.
+    #[inline]
+    pub fn should_resume(&self, unsent_bytes: usize) -> bool {
+        self.paused.get()
+            && unsent_bytes <= self.low_water_bytes.get()
+            && self.paused.replace(false)
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+}

@@ -1,0 +1,92 @@
+//! What the socket did not take yet: chunks, held as they came, written with one system call.
+
+use std::{collections::VecDeque, io::IoSlice, os::fd::BorrowedFd};
+
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+
+use crate::Result;
+
+/// More chunks than this go out with the next call. (The kernel's own limit is 1024.)
+const MAX_SLICES: usize = 64;
+
+#[derive(Debug)]
+pub struct WriteBuffer<B> {
+    chunks: VecDeque<B>,
+    /// How much of the first chunk is written.
+    written_of_first: usize,
+    len_bytes: usize,
+}
+
+impl<B> Default for WriteBuffer<B> {
+    fn default() -> Self {
+        WriteBuffer { chunks: VecDeque::new(), written_of_first: 0, len_bytes: 0 }
+    }
+}
+
+impl<B: AsRef<[u8]>> WriteBuffer<B> {
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len_bytes == 0
+    }
+
+    #[inline]
+    pub fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    pub fn push(&mut self, chunk: B) {
+        let len = chunk.as_ref().len();
+        if len > 0 {
+            self.len_bytes += len;
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    /// Writes until the buffer is empty or the socket takes less than it was given.
+    pub fn write_to(&mut self, fd: BorrowedFd<'_>) -> Result<()> {
+        while !self.is_empty() {
+            let (offered, sent) = self.send_once(fd)?;
+            self.consume(sent);
+            if sent < offered {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_once(&self, fd: BorrowedFd<'_>) -> Result<(usize, usize)> {
+        let first = &self.chunks[0].as_ref()[self.written_of_first..];
+        if self.chunks.len() == 1 {
+            return Ok((first.len(), send(fd, first, SendFlags::NOSIGNAL)?));
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        slices[0] = IoSlice::new(first);
+        let mut offered = first.len();
+        let mut count = 1;
+        for (slice, chunk) in slices[1..].iter_mut().zip(self.chunks.iter().skip(1)) {
+            *slice = IoSlice::new(chunk.as_ref());
+            offered += chunk.as_ref().len();
+            count += 1;
+        }
+        let mut control = SendAncillaryBuffer::default();
+        Ok((offered, sendmsg(fd, &slices[..count], &mut control, SendFlags::NOSIGNAL)?))
+    }
+
+    fn consume(&mut self, mut sent: usize) {
+        self.len_bytes -= sent;
+        while sent > 0 {
+            let left_of_first = self.chunks[0].as_ref().len() - self.written_of_first;
+            if sent < left_of_first {
+                self.written_of_first += sent;
+                return;
+            }
+            sent -= left_of_first;
+            self.written_of_first = 0;
+            self.chunks.pop_front();
+        }
+        if self.chunks.is_empty() && self.chunks.capacity() > MAX_SLICES {
+            // A burst of small writes does not keep its memory.
+            self.chunks = VecDeque::new();
+        }
+    }
+}

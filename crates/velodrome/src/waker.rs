@@ -1,0 +1,38 @@
+//! Ends a poller's sleep from any thread: an eventfd.
+
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    io,
+};
+
+use crate::Result;
+
+#[derive(Debug)]
+pub struct Waker {
+    fd: OwnedFd,
+}
+
+impl Waker {
+    pub fn new() -> Result<Self> {
+        Ok(Waker { fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+    }
+
+    /// Makes the descriptor readable. Never blocks; waking twice is waking once.
+    pub fn wake(&self) {
+        // The only failure is a counter that is full, and then it is readable already.
+        let _ = io::write(&self.fd, &1_u64.to_ne_bytes());
+    }
+
+    /// Makes the descriptor quiet again.
+    pub fn drain(&self) {
+        // Nothing to read means that it is quiet.
+        let _ = io::read(&self.fd, &mut [0_u8; 8]);
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
