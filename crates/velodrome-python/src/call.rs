@@ -1,0 +1,181 @@
+//! Calling Python: a callable with its arguments, in a context.
+
+use std::ptr;
+
+use pyo3::{ffi, prelude::*, types::PyTuple};
+
+/// A new reference that a C function returned, or the exception that it set.
+///
+/// # Safety
+/// `pointer` is what such a function returned, and nobody else owns the reference.
+#[inline]
+pub unsafe fn owned(py: Python<'_>, pointer: *mut ffi::PyObject) -> PyResult<Py<PyAny>> {
+    // SAFETY: the caller's duty.
+    unsafe { Bound::from_owned_ptr_or_err(py, pointer) }.map(Bound::unbind)
+}
+
+/// A reference of our own to an object that somebody else holds.
+///
+/// # Safety
+/// `pointer` is a live object.
+#[inline]
+pub unsafe fn borrowed(py: Python<'_>, pointer: *mut ffi::PyObject) -> Py<PyAny> {
+    // SAFETY: the caller's duty.
+    unsafe { Bound::from_borrowed_ptr(py, pointer) }.unbind()
+}
+
+/// Arguments held for a later call. Up to three are kept inline, more in a tuple.
+#[derive(Default)]
+pub enum Held {
+    #[default]
+    None,
+    One(Py<PyAny>),
+    Two([Py<PyAny>; 2]),
+    Three([Py<PyAny>; 3]),
+    Many(Py<PyTuple>),
+}
+
+impl Held {
+    /// Takes references to borrowed arguments.
+    #[inline]
+    pub fn new(py: Python<'_>, values: &[*mut ffi::PyObject]) -> PyResult<Self> {
+        // SAFETY: the pointers come from the caller's argument array: alive for the call.
+        let hold = |value: *mut ffi::PyObject| unsafe { borrowed(py, value) };
+        Ok(match *values {
+            [] => Held::None,
+            [a] => Held::One(hold(a)),
+            [a, b] => Held::Two([hold(a), hold(b)]),
+            [a, b, c] => Held::Three([hold(a), hold(b), hold(c)]),
+            _ => Held::Many(PyTuple::new(py, values.iter().map(|&value| hold(value)))?.unbind()),
+        })
+    }
+
+    pub fn to_tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        match self {
+            Held::None => Ok(PyTuple::empty(py)),
+            Held::One(a) => PyTuple::new(py, [a]),
+            Held::Two(items) => PyTuple::new(py, items),
+            Held::Three(items) => PyTuple::new(py, items),
+            Held::Many(tuple) => Ok(tuple.bind(py).clone()),
+        }
+    }
+
+    pub fn visit(&self, visit: &pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+        match self {
+            Held::None => Ok(()),
+            Held::One(a) => visit.call(a),
+            Held::Two(items) => items.iter().try_for_each(|item| visit.call(item)),
+            Held::Three(items) => items.iter().try_for_each(|item| visit.call(item)),
+            Held::Many(tuple) => visit.call(tuple),
+        }
+    }
+
+    /// A second set of references to the same arguments.
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Held::None => Held::None,
+            Held::One(a) => Held::One(a.clone_ref(py)),
+            Held::Two([a, b]) => Held::Two([a.clone_ref(py), b.clone_ref(py)]),
+            Held::Three([a, b, c]) => {
+                Held::Three([a.clone_ref(py), b.clone_ref(py), c.clone_ref(py)])
+            }
+            Held::Many(tuple) => Held::Many(tuple.clone_ref(py)),
+        }
+    }
+
+    /// Calls `callable` with these arguments. `self` is alive meanwhile, and so are they.
+    #[inline]
+    pub fn call(&self, py: Python<'_>, callable: &Py<PyAny>) -> PyResult<Py<PyAny>> {
+        match self {
+            Held::None => call(py, callable, []),
+            Held::One(a) => call(py, callable, [a.as_ptr()]),
+            Held::Two(items) => call(py, callable, items.each_ref().map(Py::as_ptr)),
+            Held::Three(items) => call(py, callable, items.each_ref().map(Py::as_ptr)),
+            // SAFETY: both are live objects, and the second is a tuple.
+            Held::Many(tuple) => unsafe {
+                let result = ffi::PyObject_Call(callable.as_ptr(), tuple.as_ptr(), ptr::null_mut());
+                owned(py, result)
+            },
+        }
+    }
+}
+
+/// `callable(*arguments)` by vectorcall. The arguments are borrowed; the caller keeps them alive.
+#[inline]
+pub fn call<const N: usize>(
+    py: Python<'_>,
+    callable: &Py<PyAny>,
+    arguments: [*mut ffi::PyObject; N],
+) -> PyResult<Py<PyAny>> {
+    // One free place in front, which a bound method uses for its `self`.
+    let mut places = [ptr::null_mut(); 4];
+    const { assert!(N <= 3) };
+    places[1..=N].copy_from_slice(&arguments);
+    // SAFETY: `places[1..=N]` are live objects and `places[0]` may be written to, which is what
+    // the offset flag allows the callee.
+    unsafe {
+        let result = ffi::PyObject_Vectorcall(
+            callable.as_ptr(),
+            places.as_ptr().add(1),
+            N | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+            ptr::null_mut(),
+        );
+        owned(py, result)
+    }
+}
+
+/// `object.name(*arguments)`, without a bound method. The arguments are borrowed.
+#[inline]
+pub fn call_method<const N: usize>(
+    py: Python<'_>,
+    object: &Py<PyAny>,
+    name: &Bound<'_, pyo3::types::PyString>,
+    arguments: [*mut ffi::PyObject; N],
+) -> PyResult<Py<PyAny>> {
+    let mut places = [ptr::null_mut(); 4];
+    const { assert!(N <= 2) };
+    places[1] = object.as_ptr();
+    places[2..2 + N].copy_from_slice(&arguments);
+    // SAFETY: as in `call`; the object is the first of `N + 1` arguments.
+    unsafe {
+        let result = ffi::PyObject_VectorcallMethod(
+            name.as_ptr(),
+            places.as_ptr().add(1),
+            (N + 1) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+            ptr::null_mut(),
+        );
+        owned(py, result)
+    }
+}
+
+/// Runs `body` inside a `contextvars.Context`, as `context.run` does.
+#[inline]
+pub fn in_context<R>(
+    py: Python<'_>,
+    context: &Py<PyAny>,
+    body: impl FnOnce() -> PyResult<R>,
+) -> PyResult<R> {
+    // SAFETY: both check the type of their argument and raise what is wrong.
+    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    let result = body();
+    // SAFETY: as above. `body` has left no exception set: it is in `result`.
+    if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    result
+}
+
+/// `contextvars.copy_context()`.
+#[inline]
+pub fn copy_context(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    // SAFETY: returns a new reference or raises.
+    unsafe { owned(py, ffi::PyContext_CopyCurrent()) }
+}
+
+/// `context.copy()`.
+pub fn copy_of_context(py: Python<'_>, context: &Py<PyAny>) -> PyResult<Py<PyAny>> {
+    // SAFETY: checks the type of its argument; returns a new reference or raises.
+    unsafe { owned(py, ffi::PyContext_Copy(context.as_ptr())) }
+}

@@ -1,0 +1,291 @@
+//! What waits in a Python loop's queues: the model's kind of loop.
+
+use pyo3::{PyTraverseError, PyVisit, ffi, intern, prelude::*};
+use velodrome::{Cancellable, Kind, Readiness, Source as ModelSource};
+
+use crate::{
+    call::{call, in_context},
+    event_loop::Loop,
+    handle::{Handle, TimerHandle},
+    server::Listener,
+    sock::SockWaiters,
+    transport::{StreamTransport, Turn},
+};
+
+/// The model's event loop, holding Python objects.
+pub enum PyKind {}
+
+impl Kind for PyKind {
+    type Callback = Callback;
+    type Timer = Timer;
+    type Source = Source;
+}
+
+/// An entry of the ready queue.
+pub enum Callback {
+    Handle(Py<Handle>),
+    Timer(Py<TimerHandle>),
+    /// asyncio's own handle, as debug mode uses them: anything with `_cancelled` and `_run()`.
+    Foreign(Py<PyAny>),
+    /// The step of a task, see `step_lane.rs`: no handle exists.
+    Step {
+        step: Py<PyAny>,
+        argument: Option<Py<PyAny>>,
+        context: Py<PyAny>,
+    },
+    Transport(Py<StreamTransport>, Turn),
+    Listener(Py<Listener>),
+    Sock(Py<SockWaiters>, Readiness),
+}
+
+impl Callback {
+    /// A handle of either kind, or asyncio's own.
+    pub fn from_handle(handle: &Bound<'_, PyAny>) -> Self {
+        if let Ok(timer) = handle.cast_exact::<TimerHandle>() {
+            Callback::Timer(timer.clone().unbind())
+        } else if let Ok(handle) = handle.cast_exact::<Handle>() {
+            Callback::Handle(handle.clone().unbind())
+        } else {
+            Callback::Foreign(handle.clone().unbind())
+        }
+    }
+
+    /// Runs it. What a user's code raises goes to the exception handler, but for what leaves the
+    /// loop.
+    #[inline]
+    pub fn run(self, event_loop: &Bound<'_, Loop>) -> PyResult<()> {
+        let py = event_loop.py();
+        match self {
+            Callback::Step { step, argument, context } => {
+                let result = in_context(py, &context, || match &argument {
+                    None => call(py, &step, []),
+                    Some(argument) => call(py, &step, [argument.as_ptr()]),
+                });
+                match result {
+                    Ok(_) => Ok(()),
+                    Err(error) => step_failed(event_loop, &step, argument, context, error),
+                }
+            }
+            Callback::Handle(handle) => Handle::run(handle.bind(py)),
+            Callback::Timer(timer) => {
+                let timer = timer.bind(py);
+                timer.get().unscheduled(py);
+                Handle::run(timer.as_super())
+            }
+            Callback::Transport(transport, turn) => {
+                StreamTransport::take_turn(transport.bind(py), turn)
+            }
+            Callback::Listener(listener) => Listener::accept(listener.bind(py)),
+            Callback::Sock(waiters, readiness) => SockWaiters::ready(waiters.bind(py), readiness),
+            Callback::Foreign(handle) => {
+                let handle = handle.bind(py);
+                if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
+                    return Ok(());
+                }
+                handle.call_method0(intern!(py, "_run")).map(drop)
+            }
+        }
+    }
+
+    /// What a slow-callback message names.
+    pub fn describe(&self, py: Python<'_>) -> Py<PyAny> {
+        match self {
+            Callback::Handle(handle) => handle.clone_ref(py).into_any(),
+            Callback::Timer(timer) => timer.clone_ref(py).into_any(),
+            Callback::Foreign(handle) => handle.clone_ref(py),
+            Callback::Step { step, .. } => step.clone_ref(py),
+            Callback::Transport(transport, _) => transport.clone_ref(py).into_any(),
+            Callback::Listener(listener) => listener.clone_ref(py).into_any(),
+            Callback::Sock(waiters, _) => waiters.clone_ref(py).into_any(),
+        }
+    }
+
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Callback::Handle(handle) => visit.call(handle),
+            Callback::Timer(timer) => visit.call(timer),
+            Callback::Foreign(handle) => visit.call(handle),
+            Callback::Step { step, argument, context } => {
+                visit.call(step)?;
+                visit.call(argument)?;
+                visit.call(context)
+            }
+            Callback::Transport(transport, _) => visit.call(transport),
+            Callback::Listener(listener) => visit.call(listener),
+            Callback::Sock(waiters, _) => visit.call(waiters),
+        }
+    }
+}
+
+/// A step that raised: makes the handle that the message speaks of.
+#[cold]
+fn step_failed(
+    event_loop: &Bound<'_, Loop>,
+    step: &Py<PyAny>,
+    argument: Option<Py<PyAny>>,
+    context: Py<PyAny>,
+    error: PyErr,
+) -> PyResult<()> {
+    let py = event_loop.py();
+    if crate::error::leaves_loop(py, &error) {
+        return Err(error);
+    }
+    let arguments = argument.map_or(crate::call::Held::None, crate::call::Held::One);
+    let handle = Handle::new(event_loop, step.clone_ref(py), arguments, context);
+    crate::imports::seam(py, "callback_failed", (event_loop, Py::new(py, handle)?, error)).map(drop)
+}
+
+/// An entry of the timer heap.
+pub enum Timer {
+    Native(Py<TimerHandle>),
+    /// asyncio's own timer handle, in debug mode.
+    Foreign(Py<PyAny>),
+}
+
+impl Timer {
+    pub fn is(&self, other: *mut ffi::PyObject) -> bool {
+        match self {
+            Timer::Native(timer) => timer.as_ptr() == other,
+            Timer::Foreign(timer) => timer.as_ptr() == other,
+        }
+    }
+
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Timer::Native(timer) => visit.call(timer),
+            Timer::Foreign(timer) => visit.call(timer),
+        }
+    }
+}
+
+impl Cancellable for Timer {
+    fn is_cancelled(&self) -> bool {
+        Python::attach(|py| match self {
+            Timer::Native(timer) => timer.bind(py).as_super().get().is_cancelled(py),
+            // A slot of asyncio's class: reading it runs no code and cannot fail.
+            Timer::Foreign(timer) => timer
+                .bind(py)
+                .getattr(intern!(py, "_cancelled"))
+                .and_then(|cancelled| cancelled.is_truthy())
+                .unwrap_or(false),
+        })
+    }
+}
+
+impl From<Timer> for Callback {
+    fn from(timer: Timer) -> Self {
+        match timer {
+            Timer::Native(timer) => Callback::Timer(timer),
+            Timer::Foreign(timer) => Callback::Foreign(timer),
+        }
+    }
+}
+
+/// Who hears of a descriptor.
+pub enum Source {
+    /// `add_reader` and `add_writer`: the handles to run.
+    Watch {
+        reader: Option<Watcher>,
+        writer: Option<Watcher>,
+    },
+    Transport(Py<StreamTransport>),
+    Listener(Py<Listener>),
+    Sock(Py<SockWaiters>),
+}
+
+/// The handle of a reader or writer.
+pub enum Watcher {
+    Native(Py<Handle>),
+    Foreign(Py<PyAny>),
+}
+
+impl Watcher {
+    pub fn new(handle: &Bound<'_, PyAny>) -> Self {
+        match handle.cast_exact::<Handle>() {
+            Ok(native) => Watcher::Native(native.clone().unbind()),
+            Err(_) => Watcher::Foreign(handle.clone().unbind()),
+        }
+    }
+
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Watcher::Native(handle) => Watcher::Native(handle.clone_ref(py)),
+            Watcher::Foreign(handle) => Watcher::Foreign(handle.clone_ref(py)),
+        }
+    }
+
+    pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        let handle = match self {
+            Watcher::Native(handle) => handle.bind(py).as_any(),
+            Watcher::Foreign(handle) => handle.bind(py),
+        };
+        handle.call_method0(intern!(py, "cancel")).map(drop)
+    }
+
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Watcher::Native(handle) => visit.call(handle),
+            Watcher::Foreign(handle) => visit.call(handle),
+        }
+    }
+}
+
+impl From<Watcher> for Callback {
+    fn from(watcher: Watcher) -> Self {
+        match watcher {
+            Watcher::Native(handle) => Callback::Handle(handle),
+            Watcher::Foreign(handle) => Callback::Foreign(handle),
+        }
+    }
+}
+
+impl Clone for Source {
+    fn clone(&self) -> Self {
+        Python::attach(|py| match self {
+            Source::Watch { reader, writer } => Source::Watch {
+                reader: reader.as_ref().map(|reader| reader.clone_ref(py)),
+                writer: writer.as_ref().map(|writer| writer.clone_ref(py)),
+            },
+            Source::Transport(transport) => Source::Transport(transport.clone_ref(py)),
+            Source::Listener(listener) => Source::Listener(listener.clone_ref(py)),
+            Source::Sock(waiters) => Source::Sock(waiters.clone_ref(py)),
+        })
+    }
+}
+
+impl ModelSource for Source {
+    type Callback = Callback;
+
+    #[inline]
+    fn ready(self, readiness: Readiness, push: &mut dyn FnMut(Callback)) {
+        match self {
+            Source::Transport(transport) => {
+                // asyncio's order: what came in is delivered before more is sent.
+                push(Callback::Transport(transport, Turn::Ready(readiness)));
+            }
+            Source::Watch { reader, writer } => {
+                if let (true, Some(reader)) = (readiness.readable, reader) {
+                    push(reader.into());
+                }
+                if let (true, Some(writer)) = (readiness.writable, writer) {
+                    push(writer.into());
+                }
+            }
+            Source::Listener(listener) => push(Callback::Listener(listener)),
+            Source::Sock(waiters) => push(Callback::Sock(waiters, readiness)),
+        }
+    }
+}
+
+impl Source {
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Source::Watch { reader, writer } => {
+                [reader, writer].into_iter().flatten().try_for_each(|watcher| watcher.visit(visit))
+            }
+            Source::Transport(transport) => visit.call(transport),
+            Source::Listener(listener) => visit.call(listener),
+            Source::Sock(waiters) => visit.call(waiters),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Model errors to Python exceptions, in one place.
+
+use pyo3::{
+    exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit},
+    prelude::*,
+};
+use velodrome::Error;
+
+/// The `OSError` of an errno; Python picks the subclass that fits it.
+pub fn os_error(error: Error) -> PyErr {
+    std::io::Error::from_raw_os_error(error.raw_os_error()).into()
+}
+
+/// `SystemExit` and `KeyboardInterrupt` leave the loop; everything else is reported and it goes on.
+pub fn leaves_loop(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py)
+}
+
+pub fn closed() -> PyErr {
+    PyRuntimeError::new_err("Event loop is closed")
+}

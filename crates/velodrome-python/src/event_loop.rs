@@ -1,0 +1,835 @@
+//! `velodrome._native.Loop`: asyncio's loop methods over the model.
+//!
+//! The class of the package derives from this one and from asyncio's own loop class, in this
+//! order: what runs per callback or per packet is here, what runs per connection or per loop is
+//! inherited from the running Python, and debug mode hands every registration to asyncio's own
+//! code, which then comes back through [`ReadyQueue`].
+
+use std::{
+    cell::{Cell, Ref, RefCell},
+    ffi::c_int,
+    os::fd::RawFd,
+};
+
+use pyo3::{
+    IntoPyObjectExt, PyTraverseError, PyVisit,
+    exceptions::{PyRuntimeError, PyTypeError},
+    ffi, intern,
+    prelude::*,
+    types::{PyDict, PyFloat, PyTuple, PyType},
+};
+use velodrome::EventLoop;
+
+use crate::{
+    call::{Held, borrowed, copy_context, owned},
+    callback::{Callback, PyKind, Timer},
+    error::{closed, os_error},
+    fast::{Arguments, Method, raw_method},
+    gil::GilBound,
+    handle::{Handle, TimerHandle},
+    host::PyHost,
+    imports::{imports, loaded, seam},
+    transport::StreamTransport,
+};
+
+unsafe extern "C" {
+    /// Swaps the descriptor that the interpreter's signal handler writes to; the main thread only.
+    fn PySignal_SetWakeupFd(fd: c_int) -> c_int;
+}
+
+pub struct State {
+    /// `None` once the loop is closed: its descriptors and everything queued are gone.
+    model: RefCell<Option<EventLoop<PyKind>>>,
+    /// The thread that runs the loop, by Python's identity.
+    thread: Cell<Option<usize>>,
+    debug: Cell<bool>,
+    /// The class is exactly the package's `Loop`, so nobody else sees what `call_soon` returns.
+    exact: Cell<bool>,
+    task_factory: RefCell<Option<Py<PyAny>>>,
+    /// Transports that hold writes back until the end of the batch.
+    deferred: RefCell<Vec<Py<StreamTransport>>>,
+    /// What small reads land in before they become exact bytes. Lent out during one read.
+    scratch: Cell<Option<Box<[u8]>>>,
+    /// The user's wake-up descriptor while the loop runs with its own.
+    user_wakeup_fd: Cell<c_int>,
+    join_writes: Cell<bool>,
+}
+
+/// Reads up to this size land in the scratch buffer.
+pub const SCRATCH_BYTES: usize = 64 * 1024;
+
+#[pyclass(frozen, subclass, module = "velodrome._native")]
+pub struct Loop(GilBound<State>);
+
+pub fn thread_ident() -> usize {
+    // SAFETY: it only asks the operating system for the calling thread's identity.
+    unsafe { ffi::PyThread_get_thread_ident() as usize }
+}
+
+// ---- for the other modules -------------------------------------------------------------------
+
+impl Loop {
+    #[inline]
+    pub fn state(&self, py: Python<'_>) -> &State {
+        self.0.get(py)
+    }
+
+    /// The model, or RuntimeError once the loop is closed.
+    #[inline]
+    pub fn model(&self, py: Python<'_>) -> PyResult<Ref<'_, EventLoop<PyKind>>> {
+        Ref::filter_map(self.0.get(py).model.borrow(), Option::as_ref).map_err(|_| closed())
+    }
+
+    /// Queues a callback of the loop's own. Dropped if the loop is closed: nothing runs any more.
+    pub fn queue(&self, py: Python<'_>, callback: Callback) {
+        if let Ok(model) = self.model(py) {
+            model.call_soon(callback);
+        }
+    }
+
+    pub fn is_debug(&self, py: Python<'_>) -> bool {
+        self.0.get(py).debug.get()
+    }
+
+    pub fn joins_writes(&self, py: Python<'_>) -> bool {
+        self.0.get(py).join_writes.get()
+    }
+
+    /// Flushes a transport at the end of the batch that is under way.
+    pub fn defer_flush(&self, py: Python<'_>, transport: Py<StreamTransport>) {
+        self.0.get(py).deferred.borrow_mut().push(transport);
+    }
+
+    pub fn flush_deferred(&self, py: Python<'_>) -> PyResult<()> {
+        let state = self.0.get(py);
+        if state.deferred.borrow().is_empty() {
+            return Ok(());
+        }
+        let transports = state.deferred.take();
+        let mut result = Ok(());
+        for transport in &transports {
+            // Each is flushed, whatever the others raise.
+            result = result.and(StreamTransport::flush_deferred(transport.bind(py)));
+        }
+        result
+    }
+
+    /// Lends the scratch buffer to `read`, which must not run Python code.
+    pub fn with_scratch<R>(&self, py: Python<'_>, read: impl FnOnce(&mut [u8]) -> R) -> R {
+        let scratch = &self.0.get(py).scratch;
+        let mut buffer =
+            scratch.take().unwrap_or_else(|| vec![0; SCRATCH_BYTES].into_boxed_slice());
+        let result = read(&mut buffer);
+        scratch.set(Some(buffer));
+        result
+    }
+
+    pub fn timer_cancelled(&self, py: Python<'_>, timer: &Bound<'_, PyAny>) {
+        if let Ok(model) = self.model(py) {
+            model.timer_cancelled(|other| other.is(timer.as_ptr()));
+        }
+    }
+
+    pub fn user_wakeup_fd(&self, py: Python<'_>) -> RawFd {
+        self.0.get(py).user_wakeup_fd.get()
+    }
+
+    fn runs_in_this_thread(&self, py: Python<'_>) -> bool {
+        self.0.get(py).thread.get() == Some(thread_ident())
+    }
+
+    /// The method that asyncio's own base class has under a name of ours.
+    fn base<'py>(
+        slf: &Bound<'py, Self>,
+        name: &str,
+        arguments: Arguments<'_, 'py>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let (tuple, keywords) = arguments.to_call()?;
+        let mut all = vec![slf.clone().into_any()];
+        all.extend(tuple.iter());
+        let method = imports(py)?.base_event_loop.bind(py).getattr(name)?;
+        method.call(PyTuple::new(py, all)?, keywords.as_ref()).map(Bound::unbind)
+    }
+}
+
+// ---- the fast methods ------------------------------------------------------------------------
+
+/// The context that a registration names, or a copy of the current one.
+#[inline]
+fn context_or_copy(py: Python<'_>, context: Option<*mut ffi::PyObject>) -> PyResult<Py<PyAny>> {
+    match context {
+        // SAFETY: an argument of the call under way, alive during it.
+        Some(context) if context != unsafe { ffi::Py_None() } => unsafe {
+            Ok(borrowed(py, context))
+        },
+        _ => copy_context(py),
+    }
+}
+
+fn missing(function: &str, names: &[&str]) -> PyErr {
+    let plural = if names.len() == 1 { "" } else { "s" };
+    let listed: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    let listed = match listed.as_slice() {
+        [all @ .., last] if !all.is_empty() => format!("{} and {last}", all.join(", ")),
+        _ => listed.concat(),
+    };
+    PyTypeError::new_err(format!(
+        "{function}() missing {} required positional argument{plural}: {listed}",
+        names.len()
+    ))
+}
+
+/// Takes the callback, its arguments and the context out of a call whose first `skip` arguments
+/// are something else.
+#[inline]
+fn registration<'a, 'py>(
+    py: Python<'py>,
+    function: &str,
+    arguments: Arguments<'a, 'py>,
+) -> PyResult<(*mut ffi::PyObject, &'a [*mut ffi::PyObject], Option<*mut ffi::PyObject>)> {
+    let positional = arguments.positional();
+    if !arguments.has_keywords() {
+        let (&callback, rest) =
+            positional.split_first().ok_or_else(|| missing(function, &["callback"]))?;
+        return Ok((callback, rest, None));
+    }
+    let [context, callback] =
+        arguments.take_keywords(function, [intern!(py, "context"), intern!(py, "callback")])?;
+    match (callback, positional.split_first()) {
+        (None, Some((&callback, rest))) => Ok((callback, rest, context)),
+        (Some(callback), None) => Ok((callback, &[], context)),
+        (Some(_), Some(_)) => Err(PyTypeError::new_err(format!(
+            "{function}() got multiple values for argument 'callback'"
+        ))),
+        (None, None) => Err(missing(function, &["callback"])),
+    }
+}
+
+fn new_handle(
+    slf: &Bound<'_, Loop>,
+    callback: *mut ffi::PyObject,
+    arguments: &[*mut ffi::PyObject],
+    context: Option<*mut ffi::PyObject>,
+) -> PyResult<Handle> {
+    let py = slf.py();
+    let held = Held::new(py, arguments)?;
+    // SAFETY: an argument of the call under way.
+    let callback = unsafe { borrowed(py, callback) };
+    Ok(Handle::new(slf, callback, held, context_or_copy(py, context)?))
+}
+
+#[inline]
+fn call_soon<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let state = slf.get().state(py);
+    if state.debug.get() {
+        return Loop::base(slf, "call_soon", arguments);
+    }
+    let (callback, rest, context) = registration(py, "call_soon", arguments)?;
+    let model = slf.get().model(py)?;
+    if let (Some(context), 0..=1, true) = (context, rest.len(), state.exact.get())
+        && loaded(py).step_lane.recognises(callback)
+    {
+        // SAFETY: arguments of the call under way.
+        let (step, argument, context) = unsafe {
+            (
+                borrowed(py, callback),
+                rest.first().map(|&argument| borrowed(py, argument)),
+                borrowed(py, context),
+            )
+        };
+        model.call_soon(Callback::Step { step, argument, context });
+        return Ok(py.None());
+    }
+    let handle = Py::new(py, new_handle(slf, callback, rest, context)?)?;
+    model.call_soon(Callback::Handle(handle.clone_ref(py)));
+    Ok(handle.into_any())
+}
+
+fn call_soon_threadsafe<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    if slf.get().state(py).debug.get() {
+        return Loop::base(slf, "call_soon_threadsafe", arguments);
+    }
+    let (callback, rest, context) = registration(py, "call_soon_threadsafe", arguments)?;
+    // A closed loop is refused before anything is made for it.
+    drop(slf.get().model(py)?);
+    let handle = Py::new(py, new_handle(slf, callback, rest, context)?.thread_safe(py))?;
+    push_from_any_thread(slf, Callback::Handle(handle.clone_ref(py)))?;
+    Ok(handle.into_any())
+}
+
+/// Queues in order: directly in the loop's own thread, through the inbox from any other.
+fn push_from_any_thread(slf: &Bound<'_, Loop>, callback: Callback) -> PyResult<()> {
+    let py = slf.py();
+    let model = slf.get().model(py)?;
+    if slf.get().runs_in_this_thread(py) {
+        model.call_soon(callback);
+    } else {
+        model.inbox().push(callback);
+    }
+    Ok(())
+}
+
+/// Seconds on the loop's clock to nanoseconds, rounded up so that no timer is early.
+fn deadline_ns(when: f64) -> u64 {
+    // The conversion saturates: the past is due at once, the infinite never.
+    (when * 1e9).ceil() as u64
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn add_timer(
+    slf: &Bound<'_, Loop>,
+    when: f64,
+    callback: *mut ffi::PyObject,
+    arguments: &[*mut ffi::PyObject],
+    context: Option<*mut ffi::PyObject>,
+) -> PyResult<Py<PyAny>> {
+    let py = slf.py();
+    let handle = new_handle(slf, callback, arguments, context)?;
+    let timer = Py::new(py, TimerHandle::new(handle, when))?;
+    slf.get().model(py)?.call_at(deadline_ns(when), Timer::Native(timer.clone_ref(py)));
+    Ok(timer.into_any())
+}
+
+/// Splits `(first, callback, *args, context=None)`, each of the two also by keyword.
+fn timed_registration<'a, 'py>(
+    py: Python<'py>,
+    function: &str,
+    first_name: &Bound<'py, pyo3::types::PyString>,
+    arguments: Arguments<'a, 'py>,
+) -> PyResult<(
+    Bound<'py, PyAny>,
+    *mut ffi::PyObject,
+    &'a [*mut ffi::PyObject],
+    Option<*mut ffi::PyObject>,
+)> {
+    let [context, first, callback] = if arguments.has_keywords() {
+        arguments.take_keywords(
+            function,
+            [intern!(py, "context"), first_name, intern!(py, "callback")],
+        )?
+    } else {
+        [None; 3]
+    };
+    let mut positional = arguments.positional();
+    let mut next = |named: Option<*mut ffi::PyObject>| match (named, positional.split_first()) {
+        (None, Some((&value, rest))) => {
+            positional = rest;
+            Some(value)
+        }
+        (named, _) => named,
+    };
+    let (first, callback) = (next(first), next(callback));
+    let names =
+        [(first.is_none(), first_name.to_string()), (callback.is_none(), "callback".into())];
+    let (Some(first), Some(callback)) = (first, callback) else {
+        let absent: Vec<&str> =
+            names.iter().filter(|name| name.0).map(|name| name.1.as_str()).collect();
+        return Err(missing(function, &absent));
+    };
+    // SAFETY: an argument of the call under way.
+    let first = unsafe { Bound::from_borrowed_ptr(py, first) };
+    Ok((first, callback, positional, context))
+}
+
+fn call_later<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let state = slf.get().state(py);
+    if state.debug.get() {
+        return Loop::base(slf, "call_later", arguments);
+    }
+    let (delay, callback, rest, context) =
+        timed_registration(py, "call_later", intern!(py, "delay"), arguments)?;
+    if delay.is_none() {
+        return Err(PyTypeError::new_err("delay must not be None"));
+    }
+    let now = seconds(slf.get().model(py)?.now_ns());
+    let when = match delay.cast_exact::<PyFloat>() {
+        Ok(delay) => now + delay.value(),
+        // Whatever Python can add to a float, with its errors.
+        Err(_) => PyFloat::new(py, now).add(delay)?.extract()?,
+    };
+    add_timer(slf, when, callback, rest, context)
+}
+
+fn call_at<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let (when, callback, rest, context) =
+        timed_registration(py, "call_at", intern!(py, "when"), arguments)?;
+    if when.is_none() {
+        return Err(PyTypeError::new_err("when cannot be None"));
+    }
+    drop(slf.get().model(py)?);
+    if slf.get().state(py).debug.get() {
+        let arguments = Held::new(py, rest)?.to_tuple(py)?;
+        // SAFETY: arguments of the call under way.
+        let (callback, context) = unsafe {
+            (
+                Bound::<PyAny>::from_borrowed_ptr(py, callback),
+                context.map(|context| Bound::<PyAny>::from_borrowed_ptr(py, context)),
+            )
+        };
+        let made = seam(py, "call_at_debug", (slf, when, callback, arguments, context))?;
+        return Ok(made.unbind());
+    }
+    add_timer(slf, when.extract()?, callback, rest, context)
+}
+
+fn time<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    _arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    // The clock outlives the loop: `time()` of a closed loop works in asyncio, too.
+    let now_ns = match slf.get().model(py) {
+        Ok(model) => model.now_ns(),
+        Err(_) => velodrome::Clock::Monotonic.now_ns(),
+    };
+    Ok(PyFloat::new(py, seconds(now_ns)).into_any().unbind())
+}
+
+fn get_debug<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    _arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    slf.get().is_debug(py).into_py_any(py)
+}
+
+fn create_future<'py>(
+    _py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    _arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    new_future(slf)
+}
+
+/// `class(*arguments, loop=loop)`.
+fn call_with_loop<const N: usize>(
+    slf: &Bound<'_, Loop>,
+    class: &Py<PyAny>,
+    arguments: [*mut ffi::PyObject; N],
+) -> PyResult<Py<PyAny>> {
+    const { assert!(N <= 1) };
+    let py = slf.py();
+    let mut places = [std::ptr::null_mut(); 3];
+    places[1..=N].copy_from_slice(&arguments);
+    places[N + 1] = slf.as_ptr();
+    let names = loop_keyword(py)?;
+    // SAFETY: `places[1..]` are the live arguments and the one named value; the place in front
+    // may be written to.
+    unsafe {
+        let object = ffi::PyObject_Vectorcall(
+            class.as_ptr(),
+            places.as_ptr().add(1),
+            N | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+            names.as_ptr(),
+        );
+        owned(py, object)
+    }
+}
+
+fn loop_keyword(py: Python<'_>) -> PyResult<&Bound<'_, PyTuple>> {
+    static NAMES: pyo3::sync::PyOnceLock<Py<PyTuple>> = pyo3::sync::PyOnceLock::new();
+    let names =
+        NAMES.get_or_try_init(py, || PyTuple::new(py, [intern!(py, "loop")]).map(Bound::unbind))?;
+    Ok(names.bind(py))
+}
+
+/// `asyncio.Future(loop=loop)`.
+pub fn new_future(slf: &Bound<'_, Loop>) -> PyResult<Py<PyAny>> {
+    call_with_loop(slf, &loaded(slf.py()).future, [])
+}
+
+fn create_task<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let state = slf.get().state(py);
+    let &[coroutine] = arguments.positional() else {
+        return Loop::base(slf, "create_task", arguments);
+    };
+    if arguments.has_keywords() || state.debug.get() || state.task_factory.borrow().is_some() {
+        return Loop::base(slf, "create_task", arguments);
+    }
+    drop(slf.get().model(py)?);
+    call_with_loop(slf, &loaded(py).task, [coroutine])
+}
+
+raw_method!(raw_call_soon, Loop, call_soon);
+raw_method!(raw_call_soon_threadsafe, Loop, call_soon_threadsafe);
+raw_method!(raw_call_later, Loop, call_later);
+raw_method!(raw_call_at, Loop, call_at);
+raw_method!(raw_time, Loop, time);
+raw_method!(raw_get_debug, Loop, get_debug);
+raw_method!(raw_create_future, Loop, create_future);
+raw_method!(raw_create_task, Loop, create_task);
+
+pub const METHODS: &[Method] = &[
+    Method {
+        name: c"call_soon",
+        call: raw_call_soon,
+        doc: c"call_soon($self, callback, /, *args, context=None)\n--\n\n\
+               Call callback(*args) in the next iteration of the loop, in order of registration.\n\n\
+               It runs in context, or in a copy of the current one. Only from the loop's own\n\
+               thread; elsewhere use call_soon_threadsafe. Returns a Handle. Raises RuntimeError\n\
+               if the loop is closed.",
+    },
+    Method {
+        name: c"call_soon_threadsafe",
+        call: raw_call_soon_threadsafe,
+        doc: c"call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n\
+               Like call_soon, from any thread; ends the loop's sleep.",
+    },
+    Method {
+        name: c"call_later",
+        call: raw_call_later,
+        doc: c"call_later($self, delay, callback, /, *args, context=None)\n--\n\n\
+               Call callback(*args) after delay seconds (zero or less: in the next iteration).\n\n\
+               Never early. Only from the loop's own thread. Returns a TimerHandle. Raises\n\
+               TypeError if delay is None, RuntimeError if the loop is closed.",
+    },
+    Method {
+        name: c"call_at",
+        call: raw_call_at,
+        doc: c"call_at($self, when, callback, /, *args, context=None)\n--\n\n\
+               Like call_later, at an absolute time on the clock of time(), in seconds.",
+    },
+    Method {
+        name: c"time",
+        call: raw_time,
+        doc: c"time($self, /)\n--\n\n\
+               Return the loop's time in seconds: that of time.monotonic().",
+    },
+    Method {
+        name: c"get_debug",
+        call: raw_get_debug,
+        doc: c"get_debug($self, /)\n--\n\nReturn whether the loop is in debug mode.",
+    },
+    Method {
+        name: c"create_future",
+        call: raw_create_future,
+        doc: c"create_future($self, /)\n--\n\nCreate an asyncio.Future of this loop.",
+    },
+    Method {
+        name: c"create_task",
+        call: raw_create_task,
+        doc: c"create_task($self, coro, /, **kwargs)\n--\n\n\
+               Schedule a coroutine and return its Task.\n\n\
+               The keyword arguments are those of asyncio.Task in the running Python. Raises\n\
+               RuntimeError if the loop is closed.",
+    },
+];
+
+// ---- the other methods -----------------------------------------------------------------------
+
+/// What a run changed in its thread, to be put back.
+struct Run {
+    asyncgen_hooks: Py<PyAny>,
+    /// The interpreter's signal handler writes to this descriptor of ours.
+    wakeup_fd: Option<c_int>,
+}
+
+impl Loop {
+    fn check_running(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        if slf.get().state(py).thread.get().is_some() {
+            return Err(PyRuntimeError::new_err("This event loop is already running"));
+        }
+        if !imports(py)?.get_running_loop.bind(py).call0()?.is_none() {
+            return Err(PyRuntimeError::new_err(
+                "Cannot run the event loop while another loop is running",
+            ));
+        }
+        Ok(())
+    }
+
+    fn start_run(slf: &Bound<'_, Self>) -> PyResult<Run> {
+        let py = slf.py();
+        let imports = imports(py)?;
+        let state = slf.get().state(py);
+        if state.debug.get() {
+            slf.call_method1(intern!(py, "_set_coroutine_origin_tracking"), (true,))?;
+        }
+        let asyncgen_hooks = imports.get_asyncgen_hooks.call0(py)?;
+        imports.set_asyncgen_hooks.call1(
+            py,
+            (
+                slf.getattr(intern!(py, "_asyncgen_firstiter_hook"))?,
+                slf.getattr(intern!(py, "_asyncgen_finalizer_hook"))?,
+            ),
+        )?;
+        state.thread.set(Some(thread_ident()));
+        imports.set_running_loop.call1(py, (slf,))?;
+        let wakeup_fd = Self::take_wakeup_fd(slf)?;
+        Ok(Run { asyncgen_hooks, wakeup_fd })
+    }
+
+    /// In the main thread, a signal must end the poller's sleep.
+    fn take_wakeup_fd(slf: &Bound<'_, Self>) -> PyResult<Option<c_int>> {
+        let py = slf.py();
+        let main_thread = loaded(py).main_thread.call0(py)?;
+        let main: Option<usize> = main_thread.bind(py).getattr(intern!(py, "ident"))?.extract()?;
+        if main != Some(thread_ident()) {
+            return Ok(None);
+        }
+        let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
+        // SAFETY: the main thread calls, with the GIL; the descriptor is open and non-blocking.
+        let users = unsafe { PySignal_SetWakeupFd(ours) };
+        slf.get().state(py).user_wakeup_fd.set(if users == ours { -1 } else { users });
+        Ok(Some(ours))
+    }
+
+    fn end_run(slf: &Bound<'_, Self>, run: &Run) -> PyResult<()> {
+        let py = slf.py();
+        let imports = loaded(py);
+        let state = slf.get().state(py);
+        if let Some(ours) = run.wakeup_fd {
+            let users = state.user_wakeup_fd.replace(-1);
+            let keep_ours = users == -1 && slf.call_method0("_has_signal_handlers")?.is_truthy()?;
+            // SAFETY: as in `take_wakeup_fd`; the user's descriptor was the user's to set.
+            unsafe {
+                let present = PySignal_SetWakeupFd(if keep_ours { ours } else { users });
+                if present != ours {
+                    // Somebody set another one during the run: it stays.
+                    PySignal_SetWakeupFd(present);
+                }
+            }
+        }
+        state.thread.set(None);
+        imports.set_running_loop.call1(py, (py.None(),))?;
+        slf.call_method1(intern!(py, "_set_coroutine_origin_tracking"), (false,))?;
+        let hooks = run.asyncgen_hooks.bind(py).cast::<PyTuple>()?;
+        imports.set_asyncgen_hooks.bind(py).call1(hooks.clone())?;
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Loop {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(
+        py: Python<'_>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        imports(py)?;
+        Ok(Loop(GilBound::new(State {
+            model: RefCell::new(Some(EventLoop::new().map_err(os_error)?)),
+            thread: Cell::new(None),
+            debug: Cell::new(false),
+            exact: Cell::new(false),
+            task_factory: RefCell::new(None),
+            deferred: RefCell::default(),
+            scratch: Cell::new(None),
+            user_wakeup_fd: Cell::new(-1),
+            join_writes: Cell::new(true),
+        })))
+    }
+
+    /// Called by the package's `Loop.__init__`: `exact` says that the class is not a subclass.
+    fn _set_up(&self, py: Python<'_>, exact: bool, join_writes: bool) {
+        self.state(py).exact.set(exact);
+        self.state(py).join_writes.set(join_writes);
+    }
+
+    /// Run until stop() is called.
+    ///
+    /// Raises RuntimeError if the loop is closed or running, or if another loop is running in
+    /// this thread. `SystemExit` and `KeyboardInterrupt` of a callback leave the loop.
+    fn run_forever(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        drop(slf.get().model(py)?);
+        Self::check_running(slf)?;
+        let run = Self::start_run(slf)?;
+        let result = slf.get().model(py).and_then(|model| model.run(&PyHost { event_loop: slf }));
+        let ended = Self::end_run(slf, &run);
+        result.and(ended)
+    }
+
+    /// End run_forever after the iteration that is under way, or after the next one.
+    fn stop(&self, py: Python<'_>) {
+        if let Ok(model) = self.model(py) {
+            model.stop();
+        }
+    }
+
+    /// Return True if the loop is running in some thread.
+    fn is_running(&self, py: Python<'_>) -> bool {
+        self.state(py).thread.get().is_some()
+    }
+
+    /// Return True if the loop was closed.
+    fn is_closed(&self, py: Python<'_>) -> bool {
+        self.state(py).model.borrow().is_none()
+    }
+
+    fn _check_closed(&self, py: Python<'_>) -> PyResult<()> {
+        self.model(py).map(drop)
+    }
+
+    fn _check_running(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::check_running(slf)
+    }
+
+    /// Drops everything that waits and closes the loop's descriptors. Not while it is running.
+    fn _close_native(&self, py: Python<'_>) -> PyResult<()> {
+        let state = self.state(py);
+        if state.thread.get().is_some() {
+            return Err(PyRuntimeError::new_err("Cannot close a running event loop"));
+        }
+        let model = state.model.take();
+        if let Some(model) = &model {
+            // Finalizers may come back: they find a closed loop.
+            model.clear();
+        }
+        drop(model);
+        drop(state.deferred.take());
+        drop(state.scratch.take());
+        Ok(())
+    }
+
+    /// Whether the loop was made before this process was forked off.
+    fn _is_inherited(&self, py: Python<'_>) -> bool {
+        self.model(py).is_ok_and(|model| model.is_inherited())
+    }
+
+    /// Ends the loop's sleep, from any thread.
+    fn _write_to_self(&self, py: Python<'_>) {
+        if let Ok(model) = self.model(py) {
+            model.inbox().wake();
+        }
+    }
+
+    /// The descriptor to which the interpreter's signal handler may write.
+    fn _signal_fd(&self, py: Python<'_>) -> PyResult<RawFd> {
+        self.model(py)?.signal_writer().map_err(os_error)
+    }
+
+    /// Queues asyncio's own timer handle, in debug mode.
+    fn _schedule(&self, py: Python<'_>, when: f64, timer: Py<PyAny>) -> PyResult<()> {
+        self.model(py)?.call_at(deadline_ns(when), Timer::Foreign(timer));
+        Ok(())
+    }
+
+    fn _timer_handle_cancelled(&self, py: Python<'_>, handle: &Bound<'_, PyAny>) {
+        self.timer_cancelled(py, handle);
+    }
+
+    #[getter]
+    fn _ready(slf: &Bound<'_, Self>) -> ReadyQueue {
+        ReadyQueue { event_loop: slf.clone().unbind() }
+    }
+
+    /// asyncio's `__init__` makes a deque here, which this loop does not have.
+    #[setter(_ready)]
+    fn ignore_ready(&self, _queue: &Bound<'_, PyAny>) {}
+
+    #[getter]
+    fn _debug(&self, py: Python<'_>) -> bool {
+        self.is_debug(py)
+    }
+
+    #[setter(_debug)]
+    fn set_debug(&self, debug: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.state(debug.py()).debug.set(debug.is_truthy()?);
+        Ok(())
+    }
+
+    #[getter]
+    fn _thread_id(&self, py: Python<'_>) -> Option<usize> {
+        self.state(py).thread.get()
+    }
+
+    #[setter(_thread_id)]
+    fn ignore_thread_id(&self, _ident: &Bound<'_, PyAny>) {}
+
+    #[getter]
+    fn _task_factory(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.state(py).task_factory.borrow().as_ref().map(|factory| factory.clone_ref(py))
+    }
+
+    #[setter(_task_factory)]
+    fn set_task_factory(&self, py: Python<'_>, factory: Option<Py<PyAny>>) {
+        let old = self.state(py).task_factory.replace(factory);
+        drop(old);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: called by the garbage collector.
+        let state = unsafe { self.0.in_traverse() };
+        let mut result = Ok(());
+        if let Ok(model) = state.model.try_borrow()
+            && let Some(model) = &*model
+        {
+            let all = RefCell::new(&mut result);
+            let note = |next: Result<(), PyTraverseError>| {
+                let mut result = all.borrow_mut();
+                if result.is_ok() {
+                    **result = next;
+                }
+            };
+            model.inspect(
+                |callback| note(callback.visit(&visit)),
+                |timer| note(timer.visit(&visit)),
+                |source| note(source.visit(&visit)),
+            );
+        }
+        result?;
+        if let Ok(factory) = state.task_factory.try_borrow() {
+            visit.call(&*factory)?;
+        }
+        if let Ok(deferred) = state.deferred.try_borrow() {
+            deferred.iter().try_for_each(|transport| visit.call(transport))?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        Python::attach(|py| {
+            // An unreachable loop does not run; this is the end of `close`.
+            let _ = self._close_native(py);
+            drop(self.state(py).task_factory.take());
+        });
+    }
+}
+
+/// `loop._ready`, to which asyncio's own code appends handles.
+#[pyclass(frozen, module = "velodrome._native")]
+pub struct ReadyQueue {
+    event_loop: Py<Loop>,
+}
+
+#[pymethods]
+impl ReadyQueue {
+    /// Queue a handle, from any thread.
+    fn append(&self, py: Python<'_>, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        push_from_any_thread(self.event_loop.bind(py), Callback::from_handle(handle))
+    }
+
+    /// asyncio's `close` calls it; the loop clears its queue itself.
+    fn clear(&self) {}
+}
+
+pub fn class(py: Python<'_>) -> Bound<'_, PyType> {
+    py.get_type::<Loop>()
+}

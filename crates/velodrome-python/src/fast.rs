@@ -1,0 +1,207 @@
+//! Methods in CPython's own fast calling convention, for what runs per callback or per packet.
+//!
+//! A `#[pymethods]` function with `*args` gets a tuple built for each call. These get the
+//! caller's argument array itself (`METH_FASTCALL | METH_KEYWORDS`) and are put on a class with
+//! [`add_methods`] when the module is initialised.
+
+use std::{
+    ffi::CStr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    slice,
+};
+
+use pyo3::{
+    PyClass,
+    exceptions::PyTypeError,
+    ffi,
+    panic::PanicException,
+    prelude::*,
+    types::{PyString, PyTuple, PyType},
+};
+
+pub type RawMethod = unsafe extern "C" fn(
+    *mut ffi::PyObject,
+    *const *mut ffi::PyObject,
+    ffi::Py_ssize_t,
+    *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+
+/// One method for [`add_methods`]. The docstring starts with the signature, as CPython's do:
+/// `name($self, ...)\n--\n\n` and then the text.
+pub struct Method {
+    pub name: &'static CStr,
+    pub call: RawMethod,
+    pub doc: &'static CStr,
+}
+
+/// Puts methods on a class.
+pub fn add_methods(class: &Bound<'_, PyType>, methods: &[Method]) -> PyResult<()> {
+    for method in methods {
+        // The interpreter keeps a pointer to the definition for as long as the class lives.
+        let definition = Box::leak(Box::new(ffi::PyMethodDef {
+            ml_name: method.name.as_ptr(),
+            ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: method.call },
+            ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+            ml_doc: method.doc.as_ptr(),
+        }));
+        // SAFETY: the class is a type object and the definition is never freed.
+        let descriptor = unsafe {
+            Bound::from_owned_ptr_or_err(
+                class.py(),
+                ffi::PyDescr_NewMethod(class.as_type_ptr(), definition),
+            )
+        }?;
+        class.setattr(PyString::new(class.py(), &method.name.to_string_lossy()), descriptor)?;
+    }
+    Ok(())
+}
+
+/// The arguments of one call, borrowed from the caller.
+#[derive(Clone, Copy)]
+pub struct Arguments<'a, 'py> {
+    py: Python<'py>,
+    values: &'a [*mut ffi::PyObject],
+    positional: usize,
+    keywords: *mut ffi::PyObject,
+}
+
+impl<'a, 'py> Arguments<'a, 'py> {
+    #[inline]
+    pub fn positional(&self) -> &'a [*mut ffi::PyObject] {
+        &self.values[..self.positional]
+    }
+
+    #[inline]
+    pub fn has_keywords(&self) -> bool {
+        self.values.len() > self.positional
+    }
+
+    /// The names and values of the keyword arguments.
+    pub fn keywords(
+        &self,
+    ) -> impl Iterator<Item = (Bound<'py, PyString>, *mut ffi::PyObject)> + use<'a, 'py> {
+        let (py, keywords) = (self.py, self.keywords);
+        self.values[self.positional..].iter().enumerate().map(move |(index, &value)| {
+            // SAFETY: there is a value for each name, so `keywords` is a tuple of that many strings.
+            let name = unsafe {
+                let name = ffi::PyTuple_GET_ITEM(keywords, index as ffi::Py_ssize_t);
+                Bound::from_borrowed_ptr(py, name).cast_into_unchecked::<PyString>()
+            };
+            (name, value)
+        })
+    }
+
+    /// Sorts the keyword arguments into the places of `names`; any other name is a TypeError.
+    #[inline]
+    pub fn take_keywords<const N: usize>(
+        &self,
+        function: &str,
+        names: [&Bound<'py, PyString>; N],
+    ) -> PyResult<[Option<*mut ffi::PyObject>; N]> {
+        let mut found = [None; N];
+        'keywords: for (name, value) in self.keywords() {
+            for (place, known) in found.iter_mut().zip(names) {
+                if name.is(known) || name.as_any().eq(known)? {
+                    *place = Some(value);
+                    continue 'keywords;
+                }
+            }
+            return Err(PyTypeError::new_err(format!(
+                "{function}() got an unexpected keyword argument '{name}'"
+            )));
+        }
+        Ok(found)
+    }
+
+    /// The arguments as Python would pass them on: a tuple and a dictionary.
+    pub fn to_call(
+        self,
+    ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, pyo3::types::PyDict>>)> {
+        let tuple = PyTuple::new(
+            self.py,
+            // SAFETY: the caller's array holds borrowed references that live as long as the call.
+            self.positional()
+                .iter()
+                .map(|&value| unsafe { Bound::<PyAny>::from_borrowed_ptr(self.py, value) }),
+        )?;
+        if !self.has_keywords() {
+            return Ok((tuple, None));
+        }
+        let dict = pyo3::types::PyDict::new(self.py);
+        for (name, value) in self.keywords() {
+            // SAFETY: as above.
+            dict.set_item(name, unsafe { Bound::<PyAny>::from_borrowed_ptr(self.py, value) })?;
+        }
+        Ok((tuple, Some(dict)))
+    }
+}
+
+/// Enters Rust from a raw method: takes the receiver and the arguments apart, and turns errors
+/// and panics into Python exceptions.
+///
+/// # Safety
+/// To be called by CPython only, through a descriptor on the class `T`: then `receiver` is an
+/// instance of `T`, and `values` holds `count` positional and then the keyword values.
+#[inline(always)]
+pub unsafe fn enter<T: PyClass>(
+    receiver: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    keywords: *mut ffi::PyObject,
+    method: impl for<'a, 'py> FnOnce(
+        Python<'py>,
+        &'a Bound<'py, T>,
+        Arguments<'a, 'py>,
+    ) -> PyResult<Py<PyAny>>,
+) -> *mut ffi::PyObject {
+    // `attach` is a counter's increment for a thread that is attached, as this one is.
+    Python::attach(|py| {
+        let body = AssertUnwindSafe(|| {
+            let positional = count.cast_unsigned();
+            // SAFETY: by the duties above, `keywords` is null or a tuple of names, and `values`
+            // is followed by one value for each of them.
+            let (receiver, values) = unsafe {
+                let named =
+                    if keywords.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(keywords) as usize };
+                let values: &[*mut ffi::PyObject] = if positional + named == 0 {
+                    &[]
+                } else {
+                    slice::from_raw_parts(values, positional + named)
+                };
+                (Bound::ref_from_ptr(py, &receiver).cast_unchecked::<T>(), values)
+            };
+            method(py, receiver, Arguments { py, values, positional, keywords })
+        });
+        let result = catch_unwind(body).unwrap_or_else(|panic| {
+            let message = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "panic without a message".to_owned());
+            Err(PanicException::new_err(message))
+        });
+        match result {
+            Ok(value) => value.into_ptr(),
+            Err(error) => {
+                error.restore(py);
+                std::ptr::null_mut()
+            }
+        }
+    })
+}
+
+/// Defines the C function of a raw method of `$class` by calling `$method`.
+macro_rules! raw_method {
+    ($raw:ident, $class:ty, $method:path) => {
+        unsafe extern "C" fn $raw(
+            receiver: *mut pyo3::ffi::PyObject,
+            values: *const *mut pyo3::ffi::PyObject,
+            count: pyo3::ffi::Py_ssize_t,
+            keywords: *mut pyo3::ffi::PyObject,
+        ) -> *mut pyo3::ffi::PyObject {
+            // SAFETY: CPython calls this through a descriptor on the class (`add_methods`).
+            unsafe { $crate::fast::enter::<$class>(receiver, values, count, keywords, $method) }
+        }
+    };
+}
+pub(crate) use raw_method;

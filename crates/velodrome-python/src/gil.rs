@@ -1,0 +1,36 @@
+//! State that the GIL guards.
+//!
+//! The loop and everything on it is plain single-threaded memory (`Cell`, `RefCell`), while a
+//! Python class must be `Sync`, because any thread may hold a reference. [`GilBound`] bridges the
+//! two: its content is reachable only with a [`Python`] token, that is, by the thread that holds
+//! the GIL. The module refuses to load where there is none (see `lib.rs`).
+
+use pyo3::prelude::*;
+
+pub struct GilBound<T>(T);
+
+// SAFETY: the content is only reached through `get`, whose token proves that the calling thread
+// holds the GIL, and `in_traverse`, whose caller promises it. So accesses never overlap.
+unsafe impl<T> Sync for GilBound<T> {}
+// SAFETY: as above; dropping happens in `tp_dealloc`, which holds the GIL too. The content is not
+// tied to the thread that made it: it has no thread-locals and no `Rc` that is shared outside.
+unsafe impl<T> Send for GilBound<T> {}
+
+impl<T> GilBound<T> {
+    pub fn new(value: T) -> Self {
+        GilBound(value)
+    }
+
+    #[inline(always)]
+    pub fn get(&self, _py: Python<'_>) -> &T {
+        &self.0
+    }
+
+    /// For `tp_traverse`, which has no token.
+    ///
+    /// # Safety
+    /// The calling thread holds the GIL, as a garbage collector does.
+    pub unsafe fn in_traverse(&self) -> &T {
+        &self.0
+    }
+}

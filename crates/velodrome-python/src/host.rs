@@ -1,0 +1,88 @@
+//! Runs a loop's callbacks: what the model asks of Python.
+
+use std::os::fd::BorrowedFd;
+
+use pyo3::{ffi, intern, prelude::*};
+use velodrome::Host;
+
+use crate::{
+    callback::{Callback, PyKind},
+    event_loop::Loop,
+    imports::seam,
+};
+
+/// One run of a loop.
+pub struct PyHost<'a, 'py> {
+    pub event_loop: &'a Bound<'py, Loop>,
+}
+
+impl Host<PyKind> for PyHost<'_, '_> {
+    type Exit = PyErr;
+
+    #[inline]
+    fn call(&self, callback: Callback) -> PyResult<()> {
+        if self.event_loop.get().is_debug(self.event_loop.py()) {
+            return self.call_timed(callback);
+        }
+        callback.run(self.event_loop)
+    }
+
+    fn sleep<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R {
+        self.event_loop.py().detach(wait)
+    }
+
+    fn polled(&self, signals: &[u8]) -> PyResult<()> {
+        if !signals.is_empty() {
+            self.signalled(signals)?;
+        }
+        // Python-level signal handlers run here; what they raise leaves the loop.
+        // SAFETY: called with the GIL held.
+        if unsafe { ffi::PyErr_CheckSignals() } != 0 {
+            return Err(PyErr::fetch(self.event_loop.py()));
+        }
+        Ok(())
+    }
+
+    fn batch_done(&self) -> PyResult<()> {
+        self.event_loop.get().flush_deferred(self.event_loop.py())
+    }
+}
+
+impl PyHost<'_, '_> {
+    /// Debug mode: measures the call and names it if it was slow.
+    #[cold]
+    fn call_timed(&self, callback: Callback) -> PyResult<()> {
+        let py = self.event_loop.py();
+        let subject = callback.describe(py);
+        let clock = velodrome::Clock::Monotonic;
+        let start_ns = clock.now_ns();
+        let result = callback.run(self.event_loop);
+        let seconds = (clock.now_ns() - start_ns) as f64 / 1e9;
+        let threshold = self.event_loop.getattr(intern!(py, "slow_callback_duration"))?;
+        if threshold.le(seconds)? {
+            seam(py, "slow_callback", (subject, seconds))?;
+        }
+        result
+    }
+
+    /// Signals that the interpreter's handler wrote into our pipe.
+    #[cold]
+    fn signalled(&self, signals: &[u8]) -> PyResult<()> {
+        let py = self.event_loop.py();
+        let users = self.event_loop.get().user_wakeup_fd(py);
+        if users >= 0 {
+            // The user's descriptor hears of them as if it were in place.
+            // SAFETY: the user put it in place as a wake-up descriptor and answers for it; a
+            // write to a descriptor that was closed meanwhile fails.
+            let users = unsafe { BorrowedFd::borrow_raw(users) };
+            let _ = rustix::io::write(users, signals);
+        }
+        for &signal in signals {
+            // 0 is no signal: somebody only wants the loop to wake up.
+            if signal != 0 {
+                self.event_loop.call_method1(intern!(py, "_handle_signal"), (signal,))?;
+            }
+        }
+        Ok(())
+    }
+}

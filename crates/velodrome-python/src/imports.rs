@@ -1,0 +1,89 @@
+//! Every Python name that the seam uses, each fetched once, in one table.
+
+use pyo3::{prelude::*, sync::PyOnceLock, types::PyType};
+
+use crate::step_lane::StepLane;
+
+pub struct Imports {
+    pub base_event_loop: Py<PyAny>,
+    pub handle: Py<PyAny>,
+    pub timer_handle: Py<PyAny>,
+    /// `_ThreadSafeHandle`, where the version has it.
+    pub threadsafe_handle: Py<PyAny>,
+    pub task: Py<PyAny>,
+    pub future: Py<PyAny>,
+    pub buffered_protocol: Py<PyType>,
+    pub set_running_loop: Py<PyAny>,
+    pub get_running_loop: Py<PyAny>,
+    pub set_result_unless_cancelled: Py<PyAny>,
+    pub get_asyncgen_hooks: Py<PyAny>,
+    pub set_asyncgen_hooks: Py<PyAny>,
+    pub main_thread: Py<PyAny>,
+    pub socket: Py<PyAny>,
+    pub transport_socket: Py<PyAny>,
+    pub warn: Py<PyAny>,
+    /// `asyncio.Server._attach` and `_detach` take the transport (3.13 and later).
+    pub server_takes_transport: bool,
+    /// Exceptions of the package's own functions, see `velodrome._seam`.
+    pub seam: Py<PyAny>,
+    pub step_lane: StepLane,
+}
+
+static IMPORTS: PyOnceLock<Imports> = PyOnceLock::new();
+
+/// The table. Filled on the first call, which may fail as any import may.
+pub fn imports(py: Python<'_>) -> PyResult<&'static Imports> {
+    IMPORTS.get_or_try_init(py, || Imports::new(py))
+}
+
+/// The table, for code that runs on a loop: making one has filled it.
+#[inline]
+pub fn loaded(py: Python<'_>) -> &'static Imports {
+    IMPORTS.get(py).expect("the table of imports is filled before the first loop exists")
+}
+
+impl Imports {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let events = py.import("asyncio.events")?;
+        let futures = py.import("asyncio.futures")?;
+        let sys = py.import("sys")?;
+        let handle = events.getattr("Handle")?;
+        Ok(Imports {
+            base_event_loop: py.import("asyncio.base_events")?.getattr("BaseEventLoop")?.unbind(),
+            threadsafe_handle: events
+                .getattr_opt("_ThreadSafeHandle")?
+                .unwrap_or_else(|| handle.clone())
+                .unbind(),
+            handle: handle.unbind(),
+            timer_handle: events.getattr("TimerHandle")?.unbind(),
+            task: py.import("asyncio.tasks")?.getattr("Task")?.unbind(),
+            future: futures.getattr("Future")?.unbind(),
+            buffered_protocol: py
+                .import("asyncio.protocols")?
+                .getattr("BufferedProtocol")?
+                .cast_into::<PyType>()?
+                .unbind(),
+            set_running_loop: events.getattr("_set_running_loop")?.unbind(),
+            get_running_loop: events.getattr("_get_running_loop")?.unbind(),
+            set_result_unless_cancelled: futures.getattr("_set_result_unless_cancelled")?.unbind(),
+            get_asyncgen_hooks: sys.getattr("get_asyncgen_hooks")?.unbind(),
+            set_asyncgen_hooks: sys.getattr("set_asyncgen_hooks")?.unbind(),
+            main_thread: py.import("threading")?.getattr("main_thread")?.unbind(),
+            socket: py.import("socket")?.getattr("socket")?.unbind(),
+            transport_socket: py.import("asyncio.trsock")?.getattr("TransportSocket")?.unbind(),
+            warn: py.import("warnings")?.getattr("warn")?.unbind(),
+            server_takes_transport: py.version_info() >= (3, 13),
+            seam: py.import("velodrome._seam")?.into_any().unbind(),
+            step_lane: StepLane::learn(py)?,
+        })
+    }
+}
+
+/// Calls a function of the package, see `velodrome._seam`.
+pub fn seam<'py>(
+    py: Python<'py>,
+    name: &str,
+    arguments: impl pyo3::call::PyCallArgs<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    imports(py)?.seam.bind(py).getattr(name)?.call1(arguments)
+}

@@ -1,0 +1,95 @@
+//! `velodrome._native`: the seam between the model and CPython.
+//!
+//! ```text
+//! event_loop.rs  asyncio's loop methods     handle.rs     Handle, TimerHandle
+//! watch.rs       add_reader, add_writer     sock.rs       sock_recv, sock_sendall, ...
+//! transport.rs   Transport                  server.rs     accepting
+//! host.rs        how a callback is run      callback.rs   what a callback is
+//! ```
+//!
+//! Nothing here decides what asyncio's rules decide: that is the model's, or the package's.
+
+mod address;
+mod buffer;
+mod call;
+mod callback;
+mod error;
+mod event_loop;
+mod fast;
+mod gil;
+mod handle;
+mod host;
+mod imports;
+mod server;
+mod sock;
+mod step_lane;
+mod transport;
+mod watch;
+
+use pyo3::{exceptions::PyImportError, prelude::*};
+
+/// To be called in a forked child, by the C library.
+extern "C" fn forked_child() {
+    velodrome::poller::forked();
+}
+
+/// Without a GIL nothing would guard the loops (see `gil.rs`). A free-threaded Python turns its
+/// GIL on when it imports this module, unless it was told not to.
+fn ensure_gil(py: Python<'_>) -> PyResult<()> {
+    let enabled = match py.import("sys")?.getattr_opt("_is_gil_enabled")? {
+        Some(is_enabled) => is_enabled.call0()?.is_truthy()?,
+        None => true,
+    };
+    if enabled {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(
+        "velodrome needs the GIL; unset PYTHON_GIL=0 (or -X gil=0) so that importing it can turn \
+         the GIL on",
+    ))
+}
+
+#[pymodule(gil_used = true)]
+mod _native {
+    use super::*;
+
+    #[pymodule_export]
+    use super::event_loop::Loop;
+    #[pymodule_export]
+    use super::handle::{Handle, TimerHandle};
+    #[pymodule_export]
+    use super::server::Listener;
+    #[pymodule_export]
+    use super::transport::StreamTransport;
+
+    /// Make the transport of a stream socket; it takes the socket over.
+    #[pyfunction]
+    #[pyo3(signature = (event_loop, sock, protocol, waiter, extra, server, context))]
+    fn make_stream_transport<'py>(
+        event_loop: &Bound<'py, Loop>,
+        sock: &Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Py<PyAny>>,
+        extra: Option<Py<pyo3::types::PyDict>>,
+        server: Option<Py<PyAny>>,
+        context: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, super::transport::StreamTransport>> {
+        let connection =
+            super::transport::Connection { event_loop, protocol, waiter, extra, server, context };
+        super::transport::StreamTransport::over_socket(sock, connection)
+    }
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        ensure_gil(py)?;
+        fast::add_methods(&event_loop::class(py), event_loop::METHODS)?;
+        fast::add_methods(&py.get_type::<transport::StreamTransport>(), transport::METHODS)?;
+        // SAFETY: a function of the right type that lives as long as the process; it only adds to
+        // an atomic counter, which is allowed in a forked child.
+        if unsafe { libc::pthread_atfork(None, None, Some(forked_child)) } != 0 {
+            return Err(PyImportError::new_err("velodrome could not register for fork"));
+        }
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

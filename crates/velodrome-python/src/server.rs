@@ -1,0 +1,260 @@
+//! A listening socket: accepts in bursts and makes the transports.
+//!
+//! The Python socket stays with its `asyncio.Server`, which closes it; a listener only watches.
+
+use std::{
+    cell::{Cell, RefCell},
+    os::fd::{BorrowedFd, RawFd},
+};
+
+use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
+use velodrome::{
+    Error, Interest,
+    net::set_nodelay,
+    server::{Accepted, accept},
+};
+
+use crate::{
+    call::{copy_context, copy_of_context, in_context},
+    callback::Source,
+    error::{leaves_loop, os_error},
+    event_loop::Loop,
+    gil::GilBound,
+    imports::seam,
+    transport::{Connection, StreamTransport},
+};
+
+struct Inner {
+    fd: RawFd,
+    /// At most so many connections are accepted in one turn, so that nobody starves.
+    burst: u32,
+    /// It is registered with the loop. Not so before the start, after the end, and while it
+    /// pauses because descriptors ran out.
+    watching: Cell<bool>,
+    event_loop: RefCell<Option<Py<Loop>>>,
+    protocol_factory: RefCell<Option<Py<PyAny>>>,
+    socket: RefCell<Option<Py<PyAny>>>,
+    server: RefCell<Option<Py<PyAny>>>,
+    /// Each connection gets a copy of it.
+    context: RefCell<Option<Py<PyAny>>>,
+}
+
+#[pyclass(frozen, weakref, module = "velodrome._native")]
+pub struct Listener(GilBound<Inner>);
+
+impl Listener {
+    /// Accepts everybody who waits.
+    pub fn accept(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().0.get(py);
+        for _ in 0..inner.burst {
+            // A protocol factory may have closed the server.
+            if !inner.watching.get() {
+                break;
+            }
+            // SAFETY: while it watches, the socket object is held and so is its descriptor; a
+            // server stops the watch before it closes the socket.
+            let fd = unsafe { BorrowedFd::borrow_raw(inner.fd) };
+            match accept(fd) {
+                Ok(Accepted::Connection(fd, peer)) => {
+                    let result = Self::connect(slf, |connection| {
+                        StreamTransport::accepted(fd, peer, connection)
+                    });
+                    if let Err(error) = result {
+                        Self::failed(slf, error)?;
+                    }
+                }
+                Ok(Accepted::Empty) => break,
+                Ok(Accepted::Exhausted(error)) => return Self::pause(slf, error),
+                Err(error) => return Self::failed_to_accept(slf, error),
+            }
+        }
+        Ok(())
+    }
+
+    fn connect<'py>(
+        slf: &Bound<'py, Self>,
+        make: impl FnOnce(Connection<'_, 'py>) -> PyResult<Bound<'py, StreamTransport>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().0.get(py);
+        let clone = |cell: &RefCell<Option<Py<PyAny>>>| {
+            cell.borrow().as_ref().map(|object| object.clone_ref(py))
+        };
+        let event_loop = inner.event_loop.borrow().as_ref().map(|it| it.clone_ref(py));
+        let (Some(event_loop), Some(factory), Some(context)) =
+            (event_loop, clone(&inner.protocol_factory), clone(&inner.context))
+        else {
+            return Ok(());
+        };
+        let context = copy_of_context(py, &context)?;
+        let protocol = in_context(py, &context, || factory.call0(py))?;
+        make(Connection {
+            event_loop: event_loop.bind(py),
+            protocol: protocol.into_bound(py),
+            waiter: None,
+            extra: None,
+            server: clone(&inner.server),
+            context: Some(context),
+        })?;
+        Ok(())
+    }
+
+    /// The protocol factory raised, or the transport could not be made.
+    #[cold]
+    fn failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        if leaves_loop(py, &error) {
+            return Err(error);
+        }
+        let event_loop = slf.get().event_loop(py);
+        let message = "Error on transport creation for incoming connection";
+        seam(py, "accept_failed", (event_loop, message, error, py.None())).map(drop)
+    }
+
+    #[cold]
+    fn failed_to_accept(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().0.get(py);
+        let socket = inner.socket.borrow().as_ref().map(|socket| socket.clone_ref(py));
+        let event_loop = slf.get().event_loop(py);
+        // Otherwise the poller would report it for ever.
+        Self::stop(slf.get(), py);
+        let arguments = (event_loop, "socket.accept() failed", os_error(error), socket);
+        seam(py, "accept_failed", arguments).map(drop)
+    }
+
+    /// Descriptors or memory ran out: one message, and another try in a while.
+    #[cold]
+    fn pause(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().0.get(py);
+        let socket = inner.socket.borrow().as_ref().map(|socket| socket.clone_ref(py));
+        let event_loop = slf.get().event_loop(py);
+        if let Some(event_loop) = &event_loop
+            && let Ok(model) = event_loop.get().model(py)
+        {
+            let registered = model.reactor().deregister(inner.fd);
+            drop(model);
+            drop(registered);
+        }
+        // Still `watching`: the pause ends by itself, unless the server closes meanwhile.
+        seam(py, "accept_exhausted", (event_loop, os_error(error), socket, slf)).map(drop)
+    }
+
+    fn event_loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
+        self.0.get(py).event_loop.borrow().as_ref().map(|event_loop| event_loop.clone_ref(py))
+    }
+
+    /// Ends the watch and lets go of everything. True if it watched.
+    pub fn stop(&self, py: Python<'_>) -> bool {
+        let inner = self.0.get(py);
+        if !inner.watching.replace(false) {
+            return false;
+        }
+        if let Some(event_loop) = self.event_loop(py)
+            && let Ok(model) = event_loop.get().model(py)
+            && matches!(model.reactor().source(inner.fd), Some(Source::Listener(listener))
+                if std::ptr::eq(listener.get(), self))
+        {
+            let registered = model.reactor().deregister(inner.fd);
+            drop(model);
+            drop(registered);
+        }
+        let dropped = (
+            inner.event_loop.take(),
+            inner.protocol_factory.take(),
+            inner.socket.take(),
+            inner.server.take(),
+            inner.context.take(),
+        );
+        drop(dropped);
+        true
+    }
+}
+
+#[pymethods]
+impl Listener {
+    #[new]
+    fn new(
+        event_loop: &Bound<'_, Loop>,
+        protocol_factory: Py<PyAny>,
+        socket: &Bound<'_, PyAny>,
+        server: Option<Py<PyAny>>,
+        backlog: i64,
+        context: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let py = event_loop.py();
+        let fd = socket.call_method0(intern!(py, "fileno"))?.extract()?;
+        if fd < 0 {
+            return Err(os_error(Error::BADF));
+        }
+        // SAFETY: the socket object holds the descriptor open.
+        set_nodelay(unsafe { BorrowedFd::borrow_raw(fd) });
+        let context = match context {
+            Some(context) if !context.is_none(py) => context,
+            _ => copy_context(py)?,
+        };
+        Ok(Listener(GilBound::new(Inner {
+            fd,
+            burst: u32::try_from(backlog.saturating_add(1).max(1)).unwrap_or(u32::MAX),
+            watching: Cell::new(false),
+            event_loop: RefCell::new(Some(event_loop.clone().unbind())),
+            protocol_factory: RefCell::new(Some(protocol_factory)),
+            socket: RefCell::new(Some(socket.clone().unbind())),
+            server: RefCell::new(server),
+            context: RefCell::new(Some(context)),
+        })))
+    }
+
+    /// Watch the socket.
+    fn start(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().0.get(py);
+        let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
+        let model = event_loop.get().model(py)?;
+        let source = Source::Listener(slf.clone().unbind());
+        let replaced =
+            model.reactor().register(inner.fd, source, Interest::READ).map_err(os_error)?;
+        drop(model);
+        drop(replaced);
+        inner.watching.set(true);
+        Ok(())
+    }
+
+    /// Watch the socket again after a pause, unless the server was closed meanwhile.
+    fn resume(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().0.get(slf.py()).watching.get() { Self::start(slf) } else { Ok(()) }
+    }
+
+    #[getter]
+    fn fd(&self, py: Python<'_>) -> RawFd {
+        self.0.get(py).fd
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let inner = self.0.get(py);
+        let state = if inner.watching.get() { "accepting" } else { "stopped" };
+        format!("<Listener fd={} {state}>", inner.fd)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: called by the garbage collector.
+        let inner = unsafe { self.0.in_traverse() };
+        for cell in [&inner.protocol_factory, &inner.socket, &inner.server, &inner.context] {
+            if let Ok(object) = cell.try_borrow() {
+                visit.call(&*object)?;
+            }
+        }
+        if let Ok(event_loop) = inner.event_loop.try_borrow() {
+            visit.call(&*event_loop)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        Python::attach(|py| {
+            self.stop(py);
+        });
+    }
+}

@@ -1,0 +1,377 @@
+//! `loop.sock_recv` and its kin: tries the system call first, then waits for the socket.
+//!
+//! A socket that waited once stays registered, edge-triggered, for both directions: a
+//! request-and-answer exchange then costs no further `epoll_ctl`. An edge without a waiter is
+//! forgotten, which is right because the next operation starts with the system call. The
+//! registration belongs to one socket object; another object with the same number replaces it.
+//!
+//! The package's coroutines (`_sockets.py`) check arguments, await the future that is returned
+//! here, and say so when they stop waiting.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    mem::MaybeUninit,
+    os::fd::{BorrowedFd, RawFd},
+};
+
+use pyo3::{
+    IntoPyObjectExt, PyTraverseError, PyVisit,
+    exceptions::PyValueError,
+    intern,
+    prelude::*,
+    types::{PyBytes, PyWeakrefReference},
+};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use velodrome::{Error, Interest, Readiness, error::is_retry};
+
+use crate::{
+    buffer::{View, bytes_filled_by},
+    callback::Source,
+    error::os_error,
+    event_loop::{Loop, SCRATCH_BYTES, new_future},
+    gil::GilBound,
+    handle::Handle,
+};
+
+/// An operation that would have blocked.
+enum Operation {
+    Receive { limit: usize },
+    ReceiveInto { view: View },
+    SendAll { view: View, sent: usize },
+}
+
+/// What one attempt brought.
+enum Attempt {
+    Done(Py<PyAny>),
+    WouldBlock,
+}
+
+impl Operation {
+    fn is_read(&self) -> bool {
+        !matches!(self, Operation::SendAll { .. })
+    }
+
+    /// Tries the system call.
+    fn attempt(&mut self, event_loop: &Bound<'_, Loop>, fd: RawFd) -> PyResult<Attempt> {
+        let py = event_loop.py();
+        // SAFETY: the socket object that the number was read from is referenced by the caller; if
+        // a user closes it meanwhile, the call fails with EBADF.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        match self {
+            Operation::Receive { limit } => done(receive(event_loop, fd, *limit)?),
+            Operation::ReceiveInto { view } => {
+                let received = recv(fd, view.bytes_mut(py), RecvFlags::empty());
+                done(match received {
+                    Ok((count, _)) => Ok(count.into_py_any(py)?),
+                    Err(error) => Err(error),
+                })
+            }
+            Operation::SendAll { view, sent } => {
+                let data = view.bytes(py);
+                while *sent < data.len() {
+                    match send(fd, &data[*sent..], SendFlags::NOSIGNAL) {
+                        Ok(count) => *sent += count,
+                        Err(error) => return done(Err(error)),
+                    }
+                }
+                done(Ok(py.None()))
+            }
+        }
+    }
+}
+
+fn done(result: Result<Py<PyAny>, Error>) -> PyResult<Attempt> {
+    match result {
+        Ok(value) => Ok(Attempt::Done(value)),
+        Err(error) if is_retry(error) => Ok(Attempt::WouldBlock),
+        Err(error) => Err(os_error(error)),
+    }
+}
+
+/// Receives new bytes: small ones by way of the loop's scratch buffer.
+fn receive(
+    event_loop: &Bound<'_, Loop>,
+    fd: BorrowedFd<'_>,
+    limit: usize,
+) -> PyResult<Result<Py<PyAny>, Error>> {
+    let py = event_loop.py();
+    let received = if limit <= SCRATCH_BYTES {
+        event_loop.get().with_scratch(py, |scratch| {
+            recv(fd, &mut scratch[..limit], RecvFlags::empty())
+                .map(|(count, _)| PyBytes::new(py, &scratch[..count]).unbind())
+        })
+    } else {
+        bytes_filled_by(py, limit, |buffer: &mut [MaybeUninit<u8>]| {
+            recv(fd, buffer, RecvFlags::empty()).map(|((filled, _), _)| filled.len())
+        })?
+    };
+    Ok(received.map(Py::into_any))
+}
+
+struct Waiter {
+    future: Py<PyAny>,
+    operation: Operation,
+    /// Keeps the descriptor open while it waits.
+    socket: Py<PyAny>,
+}
+
+struct Inner {
+    event_loop: RefCell<Option<Py<Loop>>>,
+    fd: RawFd,
+    /// Whose number this is.
+    socket: Py<PyWeakrefReference>,
+    /// In the order in which they came; each direction for itself.
+    readers: RefCell<VecDeque<Waiter>>,
+    writers: RefCell<VecDeque<Waiter>>,
+}
+
+/// Who waits for a socket.
+#[pyclass(frozen, module = "velodrome._native")]
+pub struct SockWaiters(GilBound<Inner>);
+
+impl SockWaiters {
+    /// The registration of this very socket object, made if it is not there. `None` if the number
+    /// is watched by `add_reader` or `add_writer`, which then have to share it.
+    fn of<'py>(
+        event_loop: &Bound<'py, Loop>,
+        socket: &Bound<'py, PyAny>,
+        fd: RawFd,
+    ) -> PyResult<Option<Bound<'py, Self>>> {
+        let py = event_loop.py();
+        let model = event_loop.get().model(py)?;
+        match model.reactor().source(fd) {
+            Some(Source::Sock(waiters)) => {
+                let waiters = waiters.into_bound(py);
+                let owner = waiters.get().0.get(py).socket.bind(py);
+                if pyo3::types::PyWeakrefMethods::upgrade(owner)
+                    .is_some_and(|owner| owner.is(socket))
+                {
+                    return Ok(Some(waiters));
+                }
+            }
+            None => {}
+            Some(_) => return Ok(None),
+        }
+        let waiters = Bound::new(
+            py,
+            SockWaiters(GilBound::new(Inner {
+                event_loop: RefCell::new(Some(event_loop.clone().unbind())),
+                fd,
+                socket: PyWeakrefReference::new(socket)?.unbind(),
+                readers: RefCell::default(),
+                writers: RefCell::default(),
+            })),
+        )?;
+        let interest = Interest::READ | Interest::WRITE | Interest::EDGE;
+        let source = Source::Sock(waiters.clone().unbind());
+        // A number that had another owner must be told anew: the poller's word may be stale.
+        let stale = model.reactor().deregister(fd);
+        let registered = model.reactor().register(fd, source, interest).map_err(os_error)?;
+        drop(model);
+        drop((stale, registered));
+        Ok(Some(waiters))
+    }
+
+    fn queue(&self, py: Python<'_>, read: bool) -> &RefCell<VecDeque<Waiter>> {
+        let inner = self.0.get(py);
+        if read { &inner.readers } else { &inner.writers }
+    }
+
+    pub fn ready(slf: &Bound<'_, Self>, readiness: Readiness) -> PyResult<()> {
+        if readiness.readable {
+            Self::serve(slf, true)?;
+        }
+        if readiness.writable {
+            Self::serve(slf, false)?;
+        }
+        Ok(())
+    }
+
+    /// Lets those who wait for a direction try again, in order, until one would block.
+    fn serve(slf: &Bound<'_, Self>, read: bool) -> PyResult<()> {
+        let py = slf.py();
+        let event_loop =
+            slf.get().0.get(py).event_loop.borrow().as_ref().map(|it| it.clone_ref(py));
+        let Some(event_loop) = event_loop else { return Ok(()) };
+        loop {
+            // Taken out while it tries: setting its future runs nothing, but its errors may.
+            let next = slf.get().queue(py, read).borrow_mut().pop_front();
+            let Some(mut waiter) = next else { return Ok(()) };
+            if waiter.future.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
+                continue;
+            }
+            let fd = slf.get().0.get(py).fd;
+            match waiter.operation.attempt(event_loop.bind(py), fd) {
+                Ok(Attempt::WouldBlock) => {
+                    slf.get().queue(py, read).borrow_mut().push_front(waiter);
+                    return Ok(());
+                }
+                Ok(Attempt::Done(value)) => {
+                    waiter.future.call_method1(py, intern!(py, "set_result"), (value,))?;
+                }
+                Err(error) => {
+                    waiter.future.call_method1(py, intern!(py, "set_exception"), (error,))?;
+                }
+            }
+        }
+    }
+
+    /// Whether somebody waits for a direction.
+    pub fn has_waiters(&self, py: Python<'_>, read: bool) -> bool {
+        !self.queue(py, read).borrow().is_empty()
+    }
+
+    /// A handle that serves a direction, for a number that `add_reader` or `add_writer` takes over.
+    pub fn as_handle<'py>(
+        slf: &Bound<'py, Self>,
+        event_loop: &Bound<'py, Loop>,
+        read: bool,
+    ) -> PyResult<Bound<'py, Handle>> {
+        let py = slf.py();
+        let serve = slf.getattr(if read { "serve_readers" } else { "serve_writers" })?;
+        let context = crate::call::copy_context(py)?;
+        Bound::new(py, Handle::new(event_loop, serve.unbind(), crate::call::Held::None, context))
+    }
+
+    fn serve_watched(slf: &Bound<'_, Self>, read: bool) -> PyResult<()> {
+        Self::serve(slf, read)?;
+        let py = slf.py();
+        if slf.get().has_waiters(py, read) {
+            return Ok(());
+        }
+        // Watched level-triggered now: nobody waits any more, so the watch must end.
+        let event_loop =
+            slf.get().0.get(py).event_loop.borrow().as_ref().map(|it| it.clone_ref(py));
+        let Some(event_loop) = event_loop else { return Ok(()) };
+        let remove = if read { "_remove_reader" } else { "_remove_writer" };
+        event_loop.call_method1(py, remove, (slf.get().0.get(py).fd,)).map(drop)
+    }
+}
+
+#[pymethods]
+impl SockWaiters {
+    fn serve_readers(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::serve_watched(slf, true)
+    }
+
+    fn serve_writers(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::serve_watched(slf, false)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let inner = self.0.get(py);
+        let (readers, writers) = (inner.readers.borrow().len(), inner.writers.borrow().len());
+        format!("<SockWaiters fd={} readers={readers} writers={writers}>", inner.fd)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: called by the garbage collector.
+        let inner = unsafe { self.0.in_traverse() };
+        if let Ok(event_loop) = inner.event_loop.try_borrow() {
+            visit.call(&*event_loop)?;
+        }
+        visit.call(&inner.socket)?;
+        for queue in [&inner.readers, &inner.writers] {
+            if let Ok(queue) = queue.try_borrow() {
+                for waiter in queue.iter() {
+                    visit.call(&waiter.future)?;
+                    visit.call(&waiter.socket)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        Python::attach(|py| {
+            let inner = self.0.get(py);
+            let dropped = (inner.event_loop.take(), inner.readers.take(), inner.writers.take());
+            drop(dropped);
+        });
+    }
+}
+
+/// The number of a socket, or the error that the system call would give for a closed one.
+fn number_of(socket: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    let fd: RawFd = socket.call_method0(intern!(socket.py(), "fileno"))?.extract()?;
+    if fd < 0 { Err(os_error(Error::BADF)) } else { Ok(fd) }
+}
+
+/// Does it now, or returns the future of it; `NotImplemented` if the number has to be shared with
+/// `add_reader` or `add_writer`.
+fn start(
+    event_loop: &Bound<'_, Loop>,
+    socket: &Bound<'_, PyAny>,
+    mut operation: Operation,
+) -> PyResult<Py<PyAny>> {
+    let py = event_loop.py();
+    let fd = number_of(socket)?;
+    if let Attempt::Done(value) = operation.attempt(event_loop, fd)? {
+        return Ok(value);
+    }
+    crate::watch::ensure_no_transport(event_loop, socket, fd)?;
+    let Some(waiters) = SockWaiters::of(event_loop, socket, fd)? else {
+        return Ok(py.NotImplemented());
+    };
+    let future = new_future(event_loop)?;
+    let mut queue = waiters.get().queue(py, operation.is_read()).borrow_mut();
+    queue.push_back(Waiter {
+        future: future.clone_ref(py),
+        operation,
+        socket: socket.clone().unbind(),
+    });
+    Ok(future)
+}
+
+#[pymethods]
+impl Loop {
+    fn _sock_recv(
+        slf: &Bound<'_, Self>,
+        sock: &Bound<'_, PyAny>,
+        nbytes: isize,
+    ) -> PyResult<Py<PyAny>> {
+        let limit = usize::try_from(nbytes)
+            .map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
+        start(slf, sock, Operation::Receive { limit })
+    }
+
+    fn _sock_recv_into(
+        slf: &Bound<'_, Self>,
+        sock: &Bound<'_, PyAny>,
+        buf: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        start(slf, sock, Operation::ReceiveInto { view: View::writable(buf)? })
+    }
+
+    fn _sock_sendall(
+        slf: &Bound<'_, Self>,
+        sock: &Bound<'_, PyAny>,
+        data: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        start(slf, sock, Operation::SendAll { view: View::readable(data)?, sent: 0 })
+    }
+
+    /// The coroutine that awaited `future` no longer does: drop its operation now.
+    fn _sock_forget(
+        &self,
+        py: Python<'_>,
+        sock: &Bound<'_, PyAny>,
+        future: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let fd: RawFd = sock.call_method0(intern!(py, "fileno"))?.extract()?;
+        let Ok(model) = self.model(py) else { return Ok(()) };
+        if let Some(Source::Sock(waiters)) = model.reactor().source(fd) {
+            let mut forgotten = Vec::new();
+            for read in [true, false] {
+                let mut queue = waiters.get().queue(py, read).borrow_mut();
+                if let Some(at) = queue.iter().position(|waiter| waiter.future.is(future)) {
+                    forgotten.extend(queue.remove(at));
+                }
+            }
+            drop(model);
+            drop(forgotten);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1252 @@
+//! `asyncio.Transport` over a stream socket: asyncio's methods, each a few lines over the model.
+//!
+//! The model's [`Stream`] decides; this file owns the descriptor and the Python objects and calls
+//! the protocol, with nothing borrowed. A transport is registered with the loop from its birth
+//! until its connection is lost, and that registration keeps it alive.
+
+use std::{
+    cell::{Cell, RefCell},
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
+
+use pyo3::{
+    IntoPyObjectExt, PyTraverseError, PyVisit,
+    exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError},
+    ffi, intern,
+    prelude::*,
+    types::{PyByteArray, PyBytes, PyDict, PyMemoryView},
+};
+use velodrome::{
+    Error, Interest, Readiness,
+    error::is_retry,
+    net::{SocketAddrAny, local_address, set_nodelay},
+    stream::{Closed, Flushed, Phase, Stream, Written},
+};
+
+use crate::{
+    address,
+    buffer::{Chunk, View, bytes_filled_by},
+    call::{call_method, copy_context, in_context},
+    callback::{Callback, Source},
+    error::{leaves_loop, os_error},
+    event_loop::{Loop, SCRATCH_BYTES, new_future},
+    fast::{Arguments, Method, raw_method},
+    gil::GilBound,
+    imports::{loaded, seam},
+};
+
+/// What a transport does when its turn in the ready queue comes.
+#[derive(Clone, Copy)]
+pub enum Turn {
+    /// Tell the protocol of the connection and start to read.
+    Open,
+    /// The socket is ready.
+    Ready(Readiness),
+    /// Tell the protocol that the connection is lost and let everything go.
+    Lost,
+}
+
+/// Who owns the descriptor.
+enum Socket {
+    /// Accepted by the loop; nobody asked for a Python socket yet.
+    Native(OwnedFd),
+    /// A Python socket object. It is kept open against a user's `close()`, see `hold_open`.
+    Python(Py<PyAny>),
+    Closed,
+}
+
+/// A protocol is asked in one of two ways.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ProtocolKind {
+    Streaming,
+    Buffered,
+}
+
+struct Inner {
+    stream: Stream<Chunk>,
+    socket: RefCell<Socket>,
+    /// The number of the open descriptor, -1 once it is closed.
+    fd: Cell<RawFd>,
+    /// Everything below is `None` once the connection is lost, so that no cycle stays.
+    event_loop: RefCell<Option<Py<Loop>>>,
+    protocol: RefCell<Option<Py<PyAny>>>,
+    protocol_kind: Cell<ProtocolKind>,
+    server: RefCell<Option<Py<PyAny>>>,
+    /// The context of all calls of the protocol.
+    context: RefCell<Option<Py<PyAny>>>,
+    /// Set when the protocol knows the connection.
+    waiter: RefCell<Option<Py<PyAny>>>,
+    /// Set when the write buffer is empty; writing is refused meanwhile (sendfile).
+    empty_waiter: RefCell<Option<Py<PyAny>>>,
+    /// Why the connection was lost, until the protocol is told.
+    lost_because: RefCell<Option<Py<PyAny>>>,
+    /// Answers of `get_extra_info` that are Python objects already.
+    extra: RefCell<Option<Py<PyDict>>>,
+    local_address: Option<SocketAddrAny>,
+    peer_address: Option<SocketAddrAny>,
+    /// Reads of the size before this one filled their buffer.
+    large_reads: Cell<bool>,
+    writes_after_loss: Cell<u32>,
+}
+
+#[pyclass(frozen, weakref, module = "velodrome")]
+pub struct StreamTransport(GilBound<Inner>);
+
+/// A read of large traffic takes at most so much.
+const LARGE_READ_BYTES: usize = 256 * 1024;
+/// Writes to a lost connection are logged from this one on, as asyncio does.
+const WRITES_AFTER_LOSS_BEFORE_LOG: u32 = 5;
+
+// ---- making one ------------------------------------------------------------------------------
+
+/// What a new transport starts with.
+pub struct Connection<'a, 'py> {
+    pub event_loop: &'a Bound<'py, Loop>,
+    pub protocol: Bound<'py, PyAny>,
+    pub waiter: Option<Py<PyAny>>,
+    pub extra: Option<Py<PyDict>>,
+    pub server: Option<Py<PyAny>>,
+    pub context: Option<Py<PyAny>>,
+}
+
+impl StreamTransport {
+    /// Over a descriptor that the loop accepted: non-blocking, TCP_NODELAY set.
+    pub fn accepted<'py>(
+        fd: OwnedFd,
+        peer_address: Option<SocketAddrAny>,
+        connection: Connection<'_, 'py>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let local = local_address(fd.as_fd());
+        let number = fd.as_raw_fd();
+        Self::start(Socket::Native(fd), number, (local, peer_address), connection)
+    }
+
+    /// Over a Python socket, which becomes the transport's.
+    pub fn over_socket<'py>(
+        socket: &Bound<'py, PyAny>,
+        connection: Connection<'_, 'py>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = socket.py();
+        let number: RawFd = socket.call_method0(intern!(py, "fileno"))?.extract()?;
+        if number < 0 {
+            return Err(os_error(Error::BADF));
+        }
+        // SAFETY: the socket object holds the descriptor open, and we hold the object.
+        set_nodelay(unsafe { BorrowedFd::borrow_raw(number) });
+        let extra = connection.extra.as_ref().map(|extra| extra.clone_ref(py));
+        let extra = extra.unwrap_or_else(|| PyDict::new(py).unbind());
+        let extra = extra.bind(py).copy()?;
+        for (key, method) in [("sockname", "getsockname"), ("peername", "getpeername")] {
+            if key == "sockname" || !extra.contains(key)? {
+                let address = match socket.call_method0(method) {
+                    Ok(address) => address,
+                    Err(error) if error.is_instance_of::<PyOSError>(py) => py.None().into_bound(py),
+                    Err(error) => return Err(error),
+                };
+                extra.set_item(key, address)?;
+            }
+        }
+        let trsock = loaded(py).transport_socket.call1(py, (socket,))?;
+        extra.set_item("socket", trsock)?;
+        let held = hold_open(socket)?;
+        let connection = Connection { extra: Some(extra.unbind()), ..connection };
+        let result =
+            Self::start(Socket::Python(socket.clone().unbind()), number, (None, None), connection);
+        if result.is_err() && held {
+            socket.call_method0(intern!(py, "_decref_socketios"))?;
+        }
+        result
+    }
+
+    fn start<'py>(
+        socket: Socket,
+        fd: RawFd,
+        (local_address, peer_address): (Option<SocketAddrAny>, Option<SocketAddrAny>),
+        connection: Connection<'_, 'py>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let Connection { event_loop, protocol, waiter, extra, server, context } = connection;
+        let py = event_loop.py();
+        let context = match context {
+            Some(context) if !context.is_none(py) => context,
+            _ => copy_context(py)?,
+        };
+        let transport = Bound::new(
+            py,
+            StreamTransport(GilBound::new(Inner {
+                stream: Stream::new(event_loop.get().joins_writes(py)),
+                socket: RefCell::new(socket),
+                fd: Cell::new(fd),
+                event_loop: RefCell::new(Some(event_loop.clone().unbind())),
+                protocol_kind: Cell::new(protocol_kind(&protocol)?),
+                protocol: RefCell::new(Some(protocol.unbind())),
+                server: RefCell::new(None),
+                context: RefCell::new(Some(context)),
+                waiter: RefCell::new(waiter),
+                empty_waiter: RefCell::new(None),
+                lost_because: RefCell::new(None),
+                extra: RefCell::new(extra),
+                local_address,
+                peer_address,
+                large_reads: Cell::new(false),
+                writes_after_loss: Cell::new(0),
+            })),
+        )?;
+        if let Some(server) = server.filter(|server| !server.is_none(py)) {
+            if loaded(py).server_takes_transport {
+                server.call_method1(py, intern!(py, "_attach"), (&transport,))?;
+            } else {
+                server.call_method0(py, intern!(py, "_attach"))?;
+            }
+            *transport.get().inner(py).server.borrow_mut() = Some(server);
+        }
+        {
+            let model = event_loop.get().model(py)?;
+            let source = Source::Transport(transport.clone().unbind());
+            let replaced =
+                model.reactor().register(fd, source, Interest::NONE).map_err(os_error)?;
+            drop(replaced);
+        }
+        event_loop.get().queue(py, Callback::Transport(transport.clone().unbind(), Turn::Open));
+        Ok(transport)
+    }
+}
+
+/// Keeps a user's `sock.close()` from closing the descriptor beneath the transport, by the count
+/// that `sock.makefile()` uses. True if the object has one.
+fn hold_open(socket: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = socket.py();
+    let name = intern!(py, "_io_refs");
+    match socket.getattr_opt(name)? {
+        Some(count) => {
+            socket.setattr(name, count.add(1)?)?;
+            Ok(true)
+        }
+        None => Ok(false),
+    }
+}
+
+fn protocol_kind(protocol: &Bound<'_, PyAny>) -> PyResult<ProtocolKind> {
+    let buffered = loaded(protocol.py()).buffered_protocol.bind(protocol.py());
+    Ok(if protocol.is_instance(buffered)? {
+        ProtocolKind::Buffered
+    } else {
+        ProtocolKind::Streaming
+    })
+}
+
+fn clone_of<T>(py: Python<'_>, cell: &RefCell<Option<Py<T>>>) -> Option<Py<T>> {
+    cell.borrow().as_ref().map(|object| object.clone_ref(py))
+}
+
+// ---- turns -----------------------------------------------------------------------------------
+
+impl StreamTransport {
+    #[inline]
+    fn inner(&self, py: Python<'_>) -> &Inner {
+        self.0.get(py)
+    }
+
+    /// Whether the descriptor still belongs to a connection that is open.
+    pub fn is_open(&self, py: Python<'_>) -> bool {
+        !self.inner(py).stream.is_closing()
+    }
+
+    pub fn take_turn(slf: &Bound<'_, Self>, turn: Turn) -> PyResult<()> {
+        match turn {
+            Turn::Ready(readiness) => {
+                if readiness.readable {
+                    Self::readable(slf)?;
+                }
+                if readiness.writable {
+                    Self::flush(slf)?;
+                }
+                Ok(())
+            }
+            Turn::Open => Self::open(slf),
+            Turn::Lost => Self::lost(slf),
+        }
+    }
+
+    /// Calls a method of the protocol in the connection's context; `None` if it is gone.
+    #[inline]
+    fn call_protocol<const N: usize>(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, pyo3::types::PyString>,
+        arguments: [*mut ffi::PyObject; N],
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let Some(protocol) = clone_of(py, &inner.protocol) else { return Ok(None) };
+        let Some(context) = clone_of(py, &inner.context) else { return Ok(None) };
+        let call = || call_method(py, &protocol, name, arguments);
+        in_context(py, &context, call).map(Some)
+    }
+
+    /// `call_protocol` for calls that may come from inside another one: a context cannot be
+    /// entered twice, so then it runs in whatever context is there.
+    fn call_protocol_nested(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, pyo3::types::PyString>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let Some(protocol) = clone_of(py, &inner.protocol) else { return Ok(()) };
+        let Some(context) = clone_of(py, &inner.context) else { return Ok(()) };
+        let called = Cell::new(false);
+        let call = || {
+            called.set(true);
+            call_method(py, &protocol, name, [])
+        };
+        match in_context(py, &context, call) {
+            Err(_) if !called.get() => call_method(py, &protocol, name, []).map(drop),
+            result => result.map(drop),
+        }
+    }
+
+    fn open(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let told = Self::call_protocol(slf, intern!(py, "connection_made"), [slf.as_ptr()]);
+        if let Err(error) = told {
+            // As in asyncio, the connection stays.
+            Self::report(slf, error, "Fatal error: protocol.connection_made() call failed.")?;
+        }
+        inner.stream.start_reading();
+        Self::update_interest(slf)?;
+        if let Some(waiter) = inner.waiter.take() {
+            loaded(py).set_result_unless_cancelled.call1(py, (waiter, py.None()))?;
+        }
+        Ok(())
+    }
+
+    fn lost(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let because = inner.lost_because.take().unwrap_or_else(|| py.None());
+        let told = Self::call_protocol(slf, intern!(py, "connection_lost"), [because.as_ptr()]);
+        let reported = match told {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                Self::report(slf, error, "Fatal error: protocol.connection_lost() call failed.")
+            }
+        };
+        if let Some(waiter) = inner.empty_waiter.take() {
+            let error =
+                pyo3::exceptions::PyConnectionError::new_err("Connection is closed by peer");
+            if !waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
+                waiter.call_method1(py, intern!(py, "set_exception"), (error,))?;
+            }
+        }
+        let closed = Self::let_go(slf);
+        let server = inner.server.take();
+        let detached = match server {
+            Some(server) if loaded(py).server_takes_transport => {
+                server.call_method1(py, intern!(py, "_detach"), (slf,)).map(drop)
+            }
+            Some(server) => server.call_method0(py, intern!(py, "_detach")).map(drop),
+            None => Ok(()),
+        };
+        reported.and(closed).and(detached)
+    }
+
+    /// Closes the descriptor and drops what could be part of a cycle.
+    fn let_go(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let closed = close_socket(py, inner);
+        let dropped = (
+            inner.protocol.take(),
+            inner.waiter.take(),
+            inner.context.take(),
+            inner.event_loop.take(),
+        );
+        drop(dropped);
+        closed
+    }
+
+    // ---- reading -----------------------------------------------------------------------------
+
+    #[inline]
+    fn readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        if !inner.stream.wants_data() {
+            // Paused or closing, and something came: only now is it worth a system call to tell
+            // the poller so.
+            return Self::update_interest_exactly(slf);
+        }
+        match inner.protocol_kind.get() {
+            ProtocolKind::Streaming => Self::read_streaming(slf, inner),
+            ProtocolKind::Buffered => Self::read_buffered(slf, inner),
+        }
+    }
+
+    #[inline]
+    fn read_streaming(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
+        let py = slf.py();
+        let received = match Self::receive(slf, inner)? {
+            Ok(received) => received,
+            Err(error) => return Self::read_failed(slf, error),
+        };
+        if received.as_bytes(py).is_empty() {
+            return Self::ended(slf);
+        }
+        match Self::call_protocol(slf, intern!(py, "data_received"), [received.as_ptr()]) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                Self::fatal(slf, error, "Fatal error: protocol.data_received() call failed.")
+            }
+        }
+    }
+
+    /// Receives once into new bytes: through the loop's scratch buffer, or, when reads fill that,
+    /// straight into a bytes object of the size that waits.
+    #[inline]
+    fn receive(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<Result<Py<PyBytes>, Error>> {
+        let py = slf.py();
+        let Some(event_loop) = clone_of(py, &inner.event_loop) else {
+            return Ok(Err(Error::BADF));
+        };
+        // SAFETY: the stream is open, so the descriptor is.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        if inner.large_reads.get() {
+            let waiting = rustix::io::ioctl_fionread(fd).unwrap_or(0) as usize;
+            let capacity = waiting.clamp(1, LARGE_READ_BYTES);
+            inner.large_reads.set(waiting > SCRATCH_BYTES / 2);
+            if waiting > SCRATCH_BYTES {
+                return bytes_filled_by(py, capacity, |buffer: &mut [MaybeUninit<u8>]| {
+                    inner.stream.receive(fd, buffer).map(|(filled, _)| filled.len())
+                });
+            }
+        }
+        event_loop.get().with_scratch(py, |scratch| {
+            Ok(inner.stream.receive(fd, &mut *scratch).map(|count| {
+                if count == scratch.len() {
+                    inner.large_reads.set(true);
+                }
+                PyBytes::new(py, &scratch[..count]).unbind()
+            }))
+        })
+    }
+
+    fn read_buffered(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
+        let py = slf.py();
+        let hint = (-1_isize).into_py_any(py)?;
+        let view = Self::call_protocol(slf, intern!(py, "get_buffer"), [hint.as_ptr()]).and_then(
+            |buffer| {
+                let Some(buffer) = buffer else { return Ok(None) };
+                let view = View::writable(buffer.bind(py))?;
+                if view.len() == 0 {
+                    return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+                }
+                Ok(Some(view))
+            },
+        );
+        let mut view = match view {
+            Ok(Some(view)) => view,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                return Self::fatal(slf, error, "Fatal error: protocol.get_buffer() call failed.");
+            }
+        };
+        if inner.stream.phase() != Phase::Open {
+            // `get_buffer` closed the transport.
+            return Ok(());
+        }
+        // SAFETY: the stream is open, so the descriptor is.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        let received = inner.stream.receive(fd, view.bytes_mut(py));
+        drop(view);
+        let count = match received {
+            Ok(0) => return Self::ended(slf),
+            Ok(count) => count.into_py_any(py)?,
+            Err(error) => return Self::read_failed(slf, error),
+        };
+        match Self::call_protocol(slf, intern!(py, "buffer_updated"), [count.as_ptr()]) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                Self::fatal(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
+            }
+        }
+    }
+
+    fn read_failed(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
+        if is_retry(error) {
+            return Ok(());
+        }
+        Self::fatal(slf, os_error(error), "Fatal read error on socket transport")
+    }
+
+    fn ended(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        Self::debug_log(slf, "%r received EOF")?;
+        let keep_open = Self::call_protocol(slf, intern!(py, "eof_received"), [])
+            .and_then(|answer| answer.map_or(Ok(false), |answer| answer.is_truthy(py)));
+        match keep_open {
+            Ok(true) => {
+                inner.stream.reading_ended();
+                Self::update_interest_exactly(slf)
+            }
+            Ok(false) => Self::close_now(slf),
+            Err(error) => {
+                Self::fatal(slf, error, "Fatal error: protocol.eof_received() call failed.")
+            }
+        }
+    }
+
+    // ---- writing -----------------------------------------------------------------------------
+
+    #[inline]
+    fn write_object(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            return Self::write_bytes(slf, inner, bytes.as_bytes(), |from| {
+                Chunk::Bytes(bytes.clone().unbind(), from)
+            });
+        }
+        let view = readable_view(data)?;
+        Self::write_bytes(slf, inner, view.bytes(py), |from| {
+            Chunk::Copy(view.bytes(py)[from..].into())
+        })
+    }
+
+    #[inline]
+    fn write_bytes(
+        slf: &Bound<'_, Self>,
+        inner: &Inner,
+        data: &[u8],
+        keep: impl FnOnce(usize) -> Chunk,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        if !Self::may_write(slf, inner, "Cannot call write() after write_eof()", "unable to write")?
+            || data.is_empty()
+        {
+            return Ok(());
+        }
+        if inner.stream.phase() == Phase::Lost {
+            return Self::wrote_after_loss(slf);
+        }
+        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
+        let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
+        // SAFETY: the stream is not lost, so the descriptor is open.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        match inner.stream.write(fd, turn, data, keep) {
+            Ok(Written::All) => Ok(()),
+            Ok(Written::Deferred) => {
+                event_loop.get().defer_flush(py, slf.clone().unbind());
+                Ok(())
+            }
+            Ok(Written::Joined) => {
+                if inner.stream.unsent_bytes() > velodrome::stream::Joining::MAX_HELD_BYTES {
+                    return Self::flush_deferred(slf);
+                }
+                Ok(())
+            }
+            Ok(Written::Buffered) => {
+                Self::update_interest(slf)?;
+                Self::pause_protocol_if_full(slf)
+            }
+            Err(error) => {
+                Self::fatal(slf, os_error(error), "Fatal write error on socket transport")
+            }
+        }
+    }
+
+    fn may_write(
+        _slf: &Bound<'_, Self>,
+        inner: &Inner,
+        after_eof: &'static str,
+        during_sendfile: &str,
+    ) -> PyResult<bool> {
+        if inner.stream.has_write_eof() {
+            return Err(PyRuntimeError::new_err(after_eof));
+        }
+        if inner.empty_waiter.borrow().is_some() {
+            return Err(PyRuntimeError::new_err(format!(
+                "{during_sendfile}; sendfile is in progress"
+            )));
+        }
+        Ok(true)
+    }
+
+    #[cold]
+    fn wrote_after_loss(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let writes = inner.writes_after_loss.get() + 1;
+        inner.writes_after_loss.set(writes);
+        if writes >= WRITES_AFTER_LOSS_BEFORE_LOG {
+            seam(py, "warn_lost_write", ())?;
+        }
+        Ok(())
+    }
+
+    /// At the end of a batch, or before something that must not overtake what is held back.
+    pub fn flush_deferred(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().inner(slf.py()).stream.is_deferred() {
+            return Self::flush(slf);
+        }
+        Ok(())
+    }
+
+    /// Writes what waits, and does what an empty buffer was waited for.
+    fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        if inner.stream.phase() == Phase::Lost {
+            return Ok(());
+        }
+        // SAFETY: the stream is not lost, so the descriptor is open.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        let flushed = match inner.stream.flush(fd) {
+            Ok(flushed) => flushed,
+            Err(error) => {
+                return Self::fatal(slf, os_error(error), "Fatal write error on socket transport");
+            }
+        };
+        if flushed == Flushed::Blocked {
+            Self::update_interest(slf)?;
+            return Self::pause_protocol_if_full(slf);
+        }
+        Self::drained(slf)
+    }
+
+    fn drained(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        // May write again.
+        Self::resume_protocol_if_low(slf)?;
+        if inner.stream.unsent_bytes() > 0 || inner.stream.phase() == Phase::Lost {
+            return Ok(());
+        }
+        Self::update_interest(slf)?;
+        let waiter = clone_of(py, &inner.empty_waiter);
+        if let Some(waiter) = waiter {
+            loaded(py).set_result_unless_cancelled.call1(py, (waiter, py.None()))?;
+        }
+        if inner.stream.finish_closing() {
+            return Self::lose(slf, None);
+        }
+        Self::shut_down_if_ended(slf)
+    }
+
+    fn shut_down_if_ended(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let inner = slf.get().inner(slf.py());
+        // SAFETY: callers have checked that the stream is not lost.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        match inner.stream.shut_down_if_ended(fd) {
+            // The peer is gone: reading will say so.
+            Ok(()) | Err(Error::NOTCONN) => Ok(()),
+            Err(error) => {
+                Self::fatal(slf, os_error(error), "Fatal write error on socket transport")
+            }
+        }
+    }
+
+    fn pause_protocol_if_full(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let stream = &slf.get().inner(py).stream;
+        if !stream.flow.should_pause(stream.unsent_bytes()) {
+            return Ok(());
+        }
+        match Self::call_protocol_nested(slf, intern!(py, "pause_writing")) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::report(slf, error, "protocol.pause_writing() failed"),
+        }
+    }
+
+    fn resume_protocol_if_low(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let stream = &slf.get().inner(py).stream;
+        if !stream.flow.should_resume(stream.unsent_bytes()) {
+            return Ok(());
+        }
+        match Self::call_protocol_nested(slf, intern!(py, "resume_writing")) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::report(slf, error, "protocol.resume_writing() failed"),
+        }
+    }
+
+    // ---- the poller --------------------------------------------------------------------------
+
+    /// Tells the poller what is wanted. Interest in reading is left as it is when it is merely not
+    /// needed for now: pauses are short, and the next event will tell.
+    fn update_interest(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::set_interest(slf, |wanted, present| {
+            if present.contains(Interest::READ) { wanted | Interest::READ } else { wanted }
+        })
+    }
+
+    fn update_interest_exactly(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::set_interest(slf, |wanted, _| wanted)
+    }
+
+    #[inline]
+    fn set_interest(
+        slf: &Bound<'_, Self>,
+        choose: impl FnOnce(Interest, Interest) -> Interest,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        if inner.stream.phase() == Phase::Lost {
+            return Ok(());
+        }
+        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
+        let result = match event_loop.get().model(py) {
+            Ok(model) => {
+                let reactor = model.reactor();
+                let fd = inner.fd.get();
+                let present = reactor.interest(fd);
+                reactor.set_interest(fd, choose(inner.stream.interest(), present))
+            }
+            Err(_) => return Ok(()),
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) => Self::fatal(slf, os_error(error), "Fatal error on socket transport"),
+        }
+    }
+
+    // ---- the end -----------------------------------------------------------------------------
+
+    fn close_now(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let inner = slf.get().inner(slf.py());
+        Self::flush_deferred(slf)?;
+        match inner.stream.close() {
+            Closed::Already => Ok(()),
+            Closed::Flushing => Self::update_interest(slf),
+            Closed::Lost => Self::lose(slf, None),
+        }
+    }
+
+    /// Ends the connection without writing what is buffered.
+    fn force_close(slf: &Bound<'_, Self>, because: Option<Py<PyAny>>) -> PyResult<()> {
+        if slf.get().inner(slf.py()).stream.abort() {
+            return Self::lose(slf, because);
+        }
+        Ok(())
+    }
+
+    /// The phase is `Lost`, just now: leaves the poller and queues `connection_lost`.
+    fn lose(slf: &Bound<'_, Self>, because: Option<Py<PyAny>>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        *inner.lost_because.borrow_mut() = because;
+        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
+        let registered = match event_loop.get().model(py) {
+            Ok(model) => model.reactor().deregister(inner.fd.get()),
+            // The loop was closed beneath it: nobody will call, so let go now.
+            Err(_) => return Self::let_go(slf),
+        };
+        drop(registered);
+        event_loop.get().queue(py, Callback::Transport(slf.clone().unbind(), Turn::Lost));
+        Ok(())
+    }
+
+    /// An error that ends the connection: reported unless it is the network's doing.
+    #[cold]
+    fn fatal(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
+        let py = slf.py();
+        if leaves_loop(py, &error) {
+            return Err(error);
+        }
+        let because = error.value(py).clone().into_any().unbind();
+        if error.is_instance_of::<PyOSError>(py) {
+            if Self::is_debug(slf) {
+                seam(py, "debug_error", (slf, message, &because))?;
+            }
+        } else {
+            Self::report(slf, error, message)?;
+        }
+        if let Some(waiter) = clone_of(py, &slf.get().inner(py).empty_waiter)
+            && !waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)?
+        {
+            waiter.call_method1(py, intern!(py, "set_exception"), (&because,))?;
+        }
+        Self::force_close(slf, Some(because))
+    }
+
+    /// Hands a user's exception to the exception handler.
+    #[cold]
+    fn report(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
+        let py = slf.py();
+        if leaves_loop(py, &error) {
+            return Err(error);
+        }
+        let inner = slf.get().inner(py);
+        let (event_loop, protocol) =
+            (clone_of(py, &inner.event_loop), clone_of(py, &inner.protocol));
+        let Some(event_loop) = event_loop else { return Err(error) };
+        seam(py, "transport_failed", (event_loop, message, error, slf, protocol)).map(drop)
+    }
+
+    fn is_debug(slf: &Bound<'_, Self>) -> bool {
+        let py = slf.py();
+        let event_loop = clone_of(py, &slf.get().inner(py).event_loop);
+        event_loop.is_some_and(|event_loop| event_loop.get().is_debug(py))
+    }
+
+    fn debug_log(slf: &Bound<'_, Self>, message: &str) -> PyResult<()> {
+        if Self::is_debug(slf) {
+            seam(slf.py(), "debug_log", (message, slf))?;
+        }
+        Ok(())
+    }
+}
+
+/// Closes the descriptor; once.
+fn close_socket(py: Python<'_>, inner: &Inner) -> PyResult<()> {
+    inner.fd.set(-1);
+    match inner.socket.replace(Socket::Closed) {
+        Socket::Native(fd) => {
+            drop(fd);
+            Ok(())
+        }
+        Socket::Python(socket) => {
+            let socket = socket.bind(py);
+            if socket.hasattr(intern!(py, "_decref_socketios"))? {
+                socket.call_method0(intern!(py, "_decref_socketios"))?;
+            }
+            socket.call_method0(intern!(py, "close")).map(drop)
+        }
+        Socket::Closed => Ok(()),
+    }
+}
+
+/// The buffer of what `write` was given, with asyncio's TypeError for anything else.
+fn readable_view(data: &Bound<'_, PyAny>) -> PyResult<View> {
+    if let Ok(memory) = data.cast::<PyMemoryView>() {
+        if memory.getattr("c_contiguous")?.is_truthy()? {
+            return View::readable(data);
+        }
+        return View::readable(&memory.call_method0("tobytes")?);
+    }
+    if data.is_instance_of::<PyBytes>() || data.is_instance_of::<PyByteArray>() {
+        return View::readable(data);
+    }
+    Err(PyTypeError::new_err(format!(
+        "data argument must be a bytes, bytearray, or memoryview object, not {}",
+        data.get_type().name()?.repr()?
+    )))
+}
+
+// ---- asyncio's methods -----------------------------------------------------------------------
+
+fn write<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, StreamTransport>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let data = match *arguments.positional() {
+        [data] if !arguments.has_keywords() => data,
+        [] => {
+            let [data] = arguments.take_keywords("write", [intern!(py, "data")])?;
+            data.ok_or_else(|| {
+                PyTypeError::new_err("write() missing 1 required positional argument: 'data'")
+            })?
+        }
+        _ => return Err(PyTypeError::new_err("write() takes exactly one argument")),
+    };
+    // SAFETY: an argument of the call under way.
+    let data = unsafe { Bound::ref_from_ptr(py, &data) };
+    StreamTransport::write_object(slf, data)?;
+    Ok(py.None())
+}
+
+raw_method!(raw_write, StreamTransport, write);
+
+pub const METHODS: &[Method] = &[Method {
+    name: c"write",
+    call: raw_write,
+    doc: c"write($self, data, /)\n--\n\n\
+           Write bytes, a bytearray or a memoryview; never blocks.\n\n\
+           What the socket does not take at once is buffered; bytes are held, anything else is\n\
+           copied. Only from the loop's own thread. Raises RuntimeError after write_eof().",
+}];
+
+#[pymethods]
+impl StreamTransport {
+    /// Write each element of an iterable of bytes-like objects, joined.
+    fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let after_eof = "Cannot call writelines() after write_eof()";
+        Self::may_write(slf, inner, after_eof, "unable to writelines")?;
+        let mut chunks = Vec::new();
+        for data in list_of_data.try_iter()? {
+            let data = data?;
+            match data.cast_exact::<PyBytes>() {
+                Ok(bytes) => chunks.push(Chunk::Bytes(bytes.clone().unbind(), 0)),
+                Err(_) => chunks.push(Chunk::Copy(readable_view(&data)?.bytes(py).into())),
+            }
+        }
+        if chunks.iter().all(|chunk| chunk.as_ref().is_empty()) {
+            return Ok(());
+        }
+        if inner.stream.phase() == Phase::Lost {
+            return Self::wrote_after_loss(slf);
+        }
+        let waited = inner.stream.unsent_bytes() > 0 && !inner.stream.is_deferred();
+        chunks.into_iter().for_each(|chunk| inner.stream.push(chunk));
+        if waited {
+            return Self::pause_protocol_if_full(slf);
+        }
+        Self::flush(slf)
+    }
+
+    /// Close the write end after what is buffered is written; data may still be received.
+    fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::flush_deferred(slf)?;
+        if slf.get().inner(slf.py()).stream.write_eof() {
+            return Self::shut_down_if_ended(slf);
+        }
+        Ok(())
+    }
+
+    /// Return True: stream sockets can be half-closed.
+    fn can_write_eof(&self) -> bool {
+        true
+    }
+
+    /// Close the transport at once; what is buffered is lost.
+    fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::_force_close(slf, None)
+    }
+
+    fn _force_close(slf: &Bound<'_, Self>, exc: Option<Py<PyAny>>) -> PyResult<()> {
+        // What `write` would have sent at once must not be lost by being held back.
+        Self::flush_deferred(slf)?;
+        Self::force_close(slf, exc)
+    }
+
+    #[pyo3(signature = (exc, message = "Fatal error on transport"))]
+    fn _fatal_error(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>, message: &str) -> PyResult<()> {
+        Self::fatal(slf, PyErr::from_value(exc), message)
+    }
+
+    /// Close the transport after what is buffered is written. No more data is received, and
+    /// `connection_lost(None)` is called later.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::close_now(slf)
+    }
+
+    /// Return True if the transport is closing or closed.
+    fn is_closing(&self, py: Python<'_>) -> bool {
+        self.inner(py).stream.is_closing()
+    }
+
+    /// Return True if the transport is open and not paused.
+    fn is_reading(&self, py: Python<'_>) -> bool {
+        self.inner(py).stream.is_reading()
+    }
+
+    /// Call no more `data_received` until `resume_reading()`. Idempotent.
+    fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().inner(slf.py()).stream.pause_reading() {
+            Self::debug_log(slf, "%r pauses reading")?;
+        }
+        Ok(())
+    }
+
+    /// Undo `pause_reading()`. Idempotent.
+    fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().inner(slf.py()).stream.resume_reading() {
+            Self::update_interest(slf)?;
+            Self::debug_log(slf, "%r resumes reading")?;
+        }
+        Ok(())
+    }
+
+    /// Let another protocol have the connection; its kind decides how data is delivered.
+    fn set_protocol(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+        let inner = slf.get().inner(slf.py());
+        inner.protocol_kind.set(protocol_kind(protocol)?);
+        let old = inner.protocol.replace(Some(protocol.clone().unbind()));
+        drop(old);
+        Ok(())
+    }
+
+    /// Return the present protocol; None once the connection is lost.
+    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        clone_of(py, &self.inner(py).protocol)
+    }
+
+    /// Set the marks (bytes) at which the protocol is told to pause and to resume writing.
+    #[pyo3(signature = (high = None, low = None))]
+    fn set_write_buffer_limits(
+        slf: &Bound<'_, Self>,
+        high: Option<Bound<'_, PyAny>>,
+        low: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let high = match (high, &low) {
+            (Some(high), _) => high,
+            (None, None) => 65536_usize.into_pyobject(py)?.into_any(),
+            (None, Some(low)) => low.mul(4)?,
+        };
+        let low = low.map_or_else(|| high.floor_div(4), Ok)?;
+        if !(high.ge(&low)? && low.ge(0)?) {
+            return Err(PyValueError::new_err(format!(
+                "high ({}) must be >= low ({}) must be >= 0",
+                high.repr()?,
+                low.repr()?
+            )));
+        }
+        // A mark beyond memory is as good as none.
+        let bytes = |mark: &Bound<'_, PyAny>| -> PyResult<usize> {
+            if mark.gt(isize::MAX)? { Ok(isize::MAX as usize) } else { mark.extract() }
+        };
+        let stream = &slf.get().inner(py).stream;
+        stream.flow.set_limits(bytes(&low)?, bytes(&high)?);
+        Self::flush_deferred(slf)?;
+        Self::pause_protocol_if_full(slf)
+    }
+
+    /// Return the (low, high) marks in bytes.
+    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
+        self.inner(py).stream.flow.limits()
+    }
+
+    /// Return how many bytes wait for the socket.
+    fn get_write_buffer_size(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        Self::flush_deferred(slf)?;
+        Ok(slf.get().inner(slf.py()).stream.unsent_bytes())
+    }
+
+    /// Return 'socket', 'sockname', 'peername' or what else is known by `name`, else `default`.
+    #[pyo3(signature = (name, default = None))]
+    fn get_extra_info(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyAny>,
+        default: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        if let Some(extra) = clone_of(py, &slf.get().inner(py).extra)
+            && let Some(value) = extra.bind(py).get_item(name)?
+        {
+            return Ok(value.unbind());
+        }
+        let known: &str = name.extract().unwrap_or("");
+        let value = match known {
+            "socket" => Self::transport_socket(slf)?,
+            "sockname" | "peername" => Self::address(slf, known)?,
+            _ => return Ok(default.unwrap_or_else(|| py.None())),
+        };
+        let extra = {
+            let mut extra = slf.get().inner(py).extra.borrow_mut();
+            extra.get_or_insert_with(|| PyDict::new(py).unbind()).clone_ref(py)
+        };
+        extra.bind(py).set_item(name, &value)?;
+        Ok(value)
+    }
+
+    #[getter]
+    fn _sock(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Self::flush_deferred(slf)?;
+        Self::python_socket(slf)
+    }
+
+    #[getter]
+    fn _sock_fd(&self, py: Python<'_>) -> RawFd {
+        self.inner(py).fd.get()
+    }
+
+    #[getter]
+    fn _loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
+        clone_of(py, &self.inner(py).event_loop)
+    }
+
+    #[getter]
+    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.get_protocol(py)
+    }
+
+    #[getter]
+    fn _server(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        clone_of(py, &self.inner(py).server)
+    }
+
+    #[getter]
+    fn _start_tls_compatible(&self) -> bool {
+        true
+    }
+
+    #[getter]
+    fn _sendfile_compatible<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        seam(py, "sendfile_mode", ())
+    }
+
+    fn _make_empty_waiter(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        if inner.empty_waiter.borrow().is_some() {
+            return Err(PyRuntimeError::new_err("Empty waiter is already set"));
+        }
+        Self::flush_deferred(slf)?;
+        let Some(event_loop) = clone_of(py, &inner.event_loop) else {
+            return Err(PyRuntimeError::new_err("the transport is closed"));
+        };
+        let waiter = new_future(event_loop.bind(py))?;
+        if inner.stream.unsent_bytes() == 0 {
+            waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
+        }
+        *inner.empty_waiter.borrow_mut() = Some(waiter.clone_ref(py));
+        Ok(waiter)
+    }
+
+    fn _reset_empty_waiter(&self, py: Python<'_>) {
+        drop(self.inner(py).empty_waiter.take());
+    }
+
+    #[getter]
+    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        crate::imports::imports(py)?.seam.bind(py).getattr(intern!(py, "StreamTransport"))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let state = match inner.stream.phase() {
+            Phase::Open => "open",
+            Phase::Closing => "closing",
+            Phase::Lost if inner.fd.get() < 0 => "closed",
+            Phase::Lost => "closing",
+        };
+        let reading = if inner.stream.is_reading() { "reading" } else { "not reading" };
+        let unsent = inner.stream.unsent_bytes();
+        Ok(format!("<StreamTransport fd={} {state} {reading} unsent={unsent}>", inner.fd.get()))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: called by the garbage collector.
+        let inner = unsafe { self.0.in_traverse() };
+        for cell in [
+            &inner.protocol,
+            &inner.server,
+            &inner.context,
+            &inner.waiter,
+            &inner.empty_waiter,
+            &inner.lost_because,
+        ] {
+            if let Ok(object) = cell.try_borrow() {
+                visit.call(&*object)?;
+            }
+        }
+        if let Ok(event_loop) = inner.event_loop.try_borrow() {
+            visit.call(&*event_loop)?;
+        }
+        if let Ok(extra) = inner.extra.try_borrow() {
+            visit.call(&*extra)?;
+        }
+        if let Ok(socket) = inner.socket.try_borrow()
+            && let Socket::Python(socket) = &*socket
+        {
+            visit.call(socket)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        Python::attach(|py| {
+            let inner = self.inner(py);
+            inner.stream.abort();
+            let dropped = (
+                (inner.protocol.take(), inner.server.take(), inner.context.take()),
+                (inner.waiter.take(), inner.empty_waiter.take(), inner.lost_because.take()),
+                (inner.event_loop.take(), inner.extra.take()),
+            );
+            drop(dropped);
+        });
+    }
+}
+
+impl StreamTransport {
+    /// The Python socket object, made when it is first asked for; it then owns the descriptor.
+    fn python_socket(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let kind = match &*inner.socket.borrow() {
+            Socket::Python(socket) => return Ok(socket.clone_ref(py)),
+            Socket::Closed => return Ok(py.None()),
+            Socket::Native(fd) => address::kind(fd.as_fd()),
+        };
+        let Some((family, kind, protocol)) = kind else {
+            return Err(os_error(Error::NOTSOCK));
+        };
+        let keywords = PyDict::new(py);
+        keywords.set_item("fileno", inner.fd.get())?;
+        let socket = loaded(py).socket.bind(py).call((family, kind, protocol), Some(&keywords))?;
+        // From here on both believe to own the number; the swap ends that before anything can
+        // fail or run.
+        if let Socket::Native(fd) = inner.socket.replace(Socket::Python(socket.clone().unbind())) {
+            let _ = std::os::fd::IntoRawFd::into_raw_fd(fd);
+        }
+        hold_open(&socket)?;
+        socket.call_method1(intern!(py, "setblocking"), (false,))?;
+        Ok(socket.unbind())
+    }
+
+    fn transport_socket(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        // A user may use the socket: nothing must be held back behind it.
+        Self::flush_deferred(slf)?;
+        let socket = Self::python_socket(slf)?;
+        if socket.is_none(py) {
+            return Ok(socket);
+        }
+        loaded(py).transport_socket.call1(py, (socket,))
+    }
+
+    fn address(slf: &Bound<'_, Self>, which: &str) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let (address, method) = match which {
+            "sockname" => (&inner.local_address, "getsockname"),
+            _ => (&inner.peer_address, "getpeername"),
+        };
+        let Some(address) = address else {
+            // An unnamed Unix socket has no address to speak of.
+            return "".into_py_any(py);
+        };
+        if let Some(converted) = address::to_python(py, address)? {
+            return Ok(converted);
+        }
+        match Self::python_socket(slf)?.call_method0(py, method) {
+            Ok(address) => Ok(address),
+            Err(error) if error.is_instance_of::<PyOSError>(py) => Ok(py.None()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for StreamTransport {
+    fn drop(&mut self) {
+        Python::attach(|py| {
+            let inner = self.inner(py);
+            let fd = inner.fd.get();
+            if fd < 0 {
+                return;
+            }
+            // Nobody closed it: say so, as asyncio does, and close it.
+            let event_loop = clone_of(py, &inner.event_loop);
+            if let Some(Ok(model)) =
+                event_loop.as_ref().map(|event_loop| event_loop.get().model(py))
+            {
+                let registered = model.reactor().deregister(fd);
+                drop(model);
+                drop(registered);
+            }
+            let message = format!("unclosed transport <StreamTransport fd={fd}>");
+            let category = py.get_type::<pyo3::exceptions::PyResourceWarning>();
+            if let Err(error) = loaded(py).warn.call1(py, (message, category)) {
+                error.write_unraisable(py, None);
+            }
+            if let Err(error) = close_socket(py, inner) {
+                error.write_unraisable(py, None);
+            }
+        });
+    }
+}

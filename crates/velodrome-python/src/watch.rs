@@ -1,0 +1,270 @@
+//! `add_reader`, `add_writer` and their removal: one handle a direction and descriptor.
+
+use std::os::fd::RawFd;
+
+use pyo3::{
+    exceptions::{PyRuntimeError, PyValueError},
+    intern,
+    prelude::*,
+    types::{PyInt, PyTuple},
+};
+use velodrome::Interest;
+
+use crate::{
+    call::{Held, copy_context},
+    callback::{Source, Watcher},
+    error::os_error,
+    event_loop::Loop,
+    handle::Handle,
+    imports::seam,
+    sock::SockWaiters,
+};
+
+/// The descriptor of an integer or of any object with a `fileno()`.
+fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    let py = object.py();
+    let number = if object.is_instance_of::<PyInt>() {
+        object.extract()
+    } else {
+        object.call_method0(intern!(py, "fileno")).and_then(|number| number.extract())
+    };
+    match number {
+        Ok(number) if number >= 0 => Ok(number),
+        Ok(number) => Err(PyValueError::new_err(format!("Invalid file descriptor: {number}"))),
+        Err(error) if error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
+            Err(PyValueError::new_err(format!("Invalid file object: {}", object.repr()?)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A descriptor that a transport uses is nobody else's to watch.
+pub fn ensure_no_transport(
+    event_loop: &Bound<'_, Loop>,
+    object: &Bound<'_, PyAny>,
+    fd: RawFd,
+) -> PyResult<()> {
+    let py = event_loop.py();
+    if let Some(Source::Transport(transport)) = event_loop.get().model(py)?.reactor().source(fd)
+        && transport.get().is_open(py)
+    {
+        return Err(PyRuntimeError::new_err(format!(
+            "File descriptor {} is used by transport {}",
+            object.repr()?,
+            transport.bind(py).repr()?
+        )));
+    }
+    // The transports that asyncio has in Python (datagrams) are in a dictionary of its own.
+    let others = event_loop.getattr(intern!(py, "_transports"))?;
+    if others.is_truthy()? {
+        seam(py, "ensure_no_python_transport", (event_loop, object, fd))?;
+    }
+    Ok(())
+}
+
+impl Loop {
+    /// Replaces the handle of one direction, and tells the poller. Cancels the replaced one.
+    fn watch(slf: &Bound<'_, Self>, fd: RawFd, read: bool, handle: Watcher) -> PyResult<()> {
+        let py = slf.py();
+        let source = slf.get().model(py)?.reactor().source(fd);
+        let mut sides = match source {
+            Some(Source::Watch { reader, writer }) => (reader, writer),
+            Some(Source::Sock(waiters)) => {
+                // Those who wait in the other direction go on waiting, by a handle.
+                let waiters = waiters.bind(py);
+                let side = |read: bool| -> PyResult<Option<Watcher>> {
+                    if !waiters.get().has_waiters(py, read) {
+                        return Ok(None);
+                    }
+                    let handle = SockWaiters::as_handle(waiters, slf, read)?;
+                    Ok(Some(Watcher::new(handle.as_any())))
+                };
+                (side(true)?, side(false)?)
+            }
+            Some(Source::Listener(listener)) => {
+                listener.get().stop(py);
+                (None, None)
+            }
+            Some(Source::Transport(_)) | None => (None, None),
+        };
+        let side = if read { &mut sides.0 } else { &mut sides.1 };
+        let replaced = side.replace(handle);
+        Self::set_watch(slf, fd, sides)?;
+        match replaced {
+            Some(replaced) => replaced.cancel(py),
+            None => Ok(()),
+        }
+    }
+
+    fn set_watch(
+        slf: &Bound<'_, Self>,
+        fd: RawFd,
+        (reader, writer): (Option<Watcher>, Option<Watcher>),
+    ) -> PyResult<()> {
+        let mut interest = Interest::NONE;
+        if reader.is_some() {
+            interest |= Interest::READ;
+        }
+        if writer.is_some() {
+            interest |= Interest::WRITE;
+        }
+        let model = slf.get().model(slf.py())?;
+        let old = if interest == Interest::NONE {
+            model.reactor().deregister(fd)
+        } else {
+            let source = Source::Watch { reader, writer };
+            model.reactor().register(fd, source, interest).map_err(os_error)?
+        };
+        drop(model);
+        drop(old);
+        Ok(())
+    }
+
+    /// Ends the watch of one direction. True if there was one.
+    fn unwatch(slf: &Bound<'_, Self>, fd: RawFd, read: bool) -> PyResult<bool> {
+        let py = slf.py();
+        let source = match slf.get().model(py) {
+            Ok(model) => model.reactor().source(fd),
+            Err(_) => return Ok(false),
+        };
+        match source {
+            Some(Source::Watch { mut reader, mut writer }) => {
+                let side = if read { &mut reader } else { &mut writer };
+                let Some(removed) = side.take() else { return Ok(false) };
+                Self::set_watch(slf, fd, (reader, writer))?;
+                removed.cancel(py)?;
+                Ok(true)
+            }
+            // How `asyncio.Server` stops to serve.
+            Some(Source::Listener(listener)) => Ok(listener.get().stop(py)),
+            Some(Source::Transport(_) | Source::Sock(_)) | None => Ok(false),
+        }
+    }
+
+    fn new_watcher<'py>(
+        slf: &Bound<'py, Self>,
+        callback: Bound<'py, PyAny>,
+        arguments: &Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        if slf.get().is_debug(py) {
+            return seam(py, "watch_handle_debug", (slf, callback, arguments, context));
+        }
+        let values: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
+        let held = Held::new(py, &values)?;
+        let context = match context {
+            Some(context) => context.unbind(),
+            None => copy_context(py)?,
+        };
+        Ok(Bound::new(py, Handle::new(slf, callback.unbind(), held, context))?.into_any())
+    }
+
+    fn add<'py>(
+        slf: &Bound<'py, Self>,
+        fd: RawFd,
+        read: bool,
+        callback: Bound<'py, PyAny>,
+        arguments: &Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        drop(slf.get().model(slf.py())?);
+        let handle = Self::new_watcher(slf, callback, arguments, context)?;
+        Self::watch(slf, fd, read, Watcher::new(&handle))?;
+        Ok(handle)
+    }
+}
+
+#[pymethods]
+impl Loop {
+    /// Call callback(*args) whenever fd (an integer or an object with fileno()) is readable.
+    ///
+    /// Replaces an earlier reader of fd. Raises ValueError for what is no descriptor, OSError for
+    /// what cannot be polled, RuntimeError if a transport uses fd.
+    #[pyo3(signature = (fd, callback, *args))]
+    fn add_reader<'py>(
+        slf: &Bound<'py, Self>,
+        fd: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+    ) -> PyResult<()> {
+        let number = descriptor(fd)?;
+        ensure_no_transport(slf, fd, number)?;
+        Self::add(slf, number, true, callback, args, None).map(drop)
+    }
+
+    /// Call callback(*args) whenever fd is writable; otherwise like add_reader.
+    #[pyo3(signature = (fd, callback, *args))]
+    fn add_writer<'py>(
+        slf: &Bound<'py, Self>,
+        fd: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+    ) -> PyResult<()> {
+        let number = descriptor(fd)?;
+        ensure_no_transport(slf, fd, number)?;
+        Self::add(slf, number, false, callback, args, None).map(drop)
+    }
+
+    /// Stop watching fd for reading. Returns whether it was watched.
+    fn remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Self::remove(slf, fd, true)
+    }
+
+    /// Stop watching fd for writing. Returns whether it was watched.
+    fn remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Self::remove(slf, fd, false)
+    }
+
+    #[pyo3(signature = (fd, callback, *args, context = None))]
+    fn _add_reader<'py>(
+        slf: &Bound<'py, Self>,
+        fd: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::add(slf, descriptor(fd)?, true, callback, args, context)
+    }
+
+    #[pyo3(signature = (fd, callback, *args, context = None))]
+    fn _add_writer<'py>(
+        slf: &Bound<'py, Self>,
+        fd: &Bound<'py, PyAny>,
+        callback: Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        context: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::add(slf, descriptor(fd)?, false, callback, args, context)
+    }
+
+    fn _remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        if slf.get().model(slf.py()).is_err() {
+            return Ok(false);
+        }
+        Self::unwatch(slf, descriptor(fd)?, true)
+    }
+
+    fn _remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        if slf.get().model(slf.py()).is_err() {
+            return Ok(false);
+        }
+        Self::unwatch(slf, descriptor(fd)?, false)
+    }
+
+    fn _ensure_fd_no_transport(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<()> {
+        let number = descriptor(fd)?;
+        ensure_no_transport(slf, fd, number)
+    }
+}
+
+impl Loop {
+    fn remove(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>, read: bool) -> PyResult<bool> {
+        let number = descriptor(fd)?;
+        if slf.get().model(slf.py()).is_err() {
+            return Ok(false);
+        }
+        ensure_no_transport(slf, fd, number)?;
+        Self::unwatch(slf, number, read)
+    }
+}
