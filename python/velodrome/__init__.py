@@ -1,0 +1,63 @@
+"""velodrome: asyncio's event loop, written in Rust.
+
+``velodrome.run(main())`` or ``asyncio.run(main(), loop_factory=velodrome.new_event_loop)`` runs a
+program on it; ``python -m velodrome program.py`` runs one that knows nothing of it.
+"""
+
+import asyncio as _asyncio
+import sys as _sys
+import typing as _typing
+
+if _sys.platform != "linux":
+    raise ImportError(f"velodrome runs on Linux; this is {_sys.platform!r}")
+
+from ._loop import Loop
+from ._native import __version__
+
+if _typing.TYPE_CHECKING:
+    from ._policy import EventLoopPolicy, install, uninstall
+
+__all__ = (
+    "EventLoopPolicy",
+    "Loop",
+    "__version__",
+    "install",
+    "new_event_loop",
+    "run",
+    "uninstall",
+)
+
+_T = _typing.TypeVar("_T")
+
+
+def new_event_loop() -> Loop:
+    """Return a new event loop. It is nobody's current loop until `asyncio.set_event_loop`."""
+    return Loop()
+
+
+def run(
+    main: "_typing.Coroutine[_typing.Any, _typing.Any, _T]",
+    *,
+    debug: bool | None = None,
+    loop_factory: "_typing.Callable[[], _asyncio.AbstractEventLoop] | None" = None,
+) -> _T:
+    """Run a coroutine on a new velodrome loop and return its result, as `asyncio.run` does.
+
+    `loop_factory` makes the loop instead of `new_event_loop`. Raises RuntimeError if a loop is
+    running in this thread, and ValueError or TypeError if `main` is no coroutine, as each version
+    of asyncio does.
+    """
+    if _asyncio._get_running_loop() is not None:
+        raise RuntimeError("velodrome.run() cannot be called from a running event loop")
+    with _asyncio.Runner(debug=debug, loop_factory=loop_factory or new_event_loop) as runner:
+        return runner.run(main)
+
+
+def __getattr__(name: str) -> _typing.Any:
+    # asyncio's policies are deprecated since 3.14 and end with 3.16: touching them warns, so it
+    # happens only for those who ask.
+    if name in ("EventLoopPolicy", "install", "uninstall"):
+        from . import _policy
+
+        return getattr(_policy, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

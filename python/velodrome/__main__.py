@@ -1,0 +1,65 @@
+"""`python -m velodrome SCRIPT | -m MODULE | -c CODE [ARGS]`: runs a program on velodrome.
+
+`asyncio.new_event_loop()` and everything that makes loops by it (`asyncio.run`, `asyncio.Runner`,
+policies) makes velodrome's loops in that process; nothing else of the program changes.
+"""
+
+import asyncio
+import asyncio.events
+import os
+import runpy
+import sys
+
+import velodrome
+
+_USAGE = "usage: python -m velodrome SCRIPT | -m MODULE | -c CODE [ARGS]"
+
+
+def patch():
+    """Make velodrome's loops wherever asyncio makes one by default."""
+    asyncio.new_event_loop = asyncio.events.new_event_loop = velodrome.new_event_loop
+    policy = getattr(asyncio.events, "_get_event_loop_policy", None)
+    policy = (policy or asyncio.events.get_event_loop_policy)()
+    # The default policy makes its loops by this class attribute.
+    if isinstance(getattr(type(policy), "_loop_factory", None), type):
+        type(policy)._loop_factory = velodrome.Loop
+    if hasattr(asyncio, "EventLoop"):
+        asyncio.EventLoop = velodrome.Loop
+    import asyncio.runners
+
+    # `Runner` looks the function up in its own module's `events`, which is patched above.
+
+
+def main(argv):
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_USAGE, file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"velodrome {velodrome.__version__}")
+        return 0
+    option, rest = argv[0], argv[1:]
+    if option in ("-m", "-c") and not rest:
+        print(f"python -m velodrome: argument expected for {option}\n{_USAGE}", file=sys.stderr)
+        return 2
+    if option.startswith("-") and option not in ("-m", "-c", "-"):
+        print(f"python -m velodrome: unknown option {option}\n{_USAGE}", file=sys.stderr)
+        return 2
+    patch()
+    if option == "-m":
+        sys.argv = rest
+        sys.path[0] = os.getcwd()
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif option == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        sys.path[0] = ""
+        namespace = {"__name__": "__main__", "__builtins__": __builtins__}
+        exec(compile(rest[0], "<string>", "exec"), namespace)
+    else:
+        sys.argv = argv
+        sys.path[0] = os.path.dirname(os.path.abspath(option))
+        runpy.run_path(option, run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

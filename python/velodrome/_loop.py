@@ -1,0 +1,169 @@
+"""The event loop class.
+
+What runs per callback or per packet is in `_native.Loop`, which comes first. What runs per
+connection or per loop is inherited from the loop class of the running Python, so that its
+arguments, its checks and its messages are asyncio's own of that version. This file joins the two:
+it replaces what in asyncio's class would reach for a selector.
+"""
+
+import asyncio
+import asyncio.base_events
+import asyncio.constants
+import asyncio.sslproto
+import functools
+import os
+import warnings
+
+from . import _native, _signals, _sockets
+
+_SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
+_SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
+
+
+# By name once: a program may put another class in asyncio's place.
+_AsyncioLoop = asyncio.SelectorEventLoop
+
+
+class _NoSelector:
+    """Stands where asyncio's class would have a selector, which nothing asks for anything."""
+
+
+class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioLoop):
+    """An asyncio event loop."""
+
+    def __init__(self) -> None:
+        join_writes = os.environ.get("VELODROME_JOIN_WRITES", "1") != "0"
+        self._set_up(type(self) is Loop, join_writes)
+        _AsyncioLoop.__init__(self, _NoSelector())
+
+    def _make_self_pipe(self) -> None:
+        """asyncio's way to wake a sleeping loop; the native part has its own."""
+
+    def close(self) -> None:
+        """Close the loop and everything that it opened; callbacks that wait are dropped.
+
+        Idempotent. Raises RuntimeError if the loop is running.
+        """
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._remove_all_signal_handlers()
+        asyncio.base_events.BaseEventLoop.close(self)
+        self._close_native()
+
+    # ---- transports ------------------------------------------------------------------------
+
+    def _make_socket_transport(
+        self, sock, protocol, waiter=None, *, extra=None, server=None, context=None
+    ):
+        self._ensure_fd_no_transport(sock)
+        return _native.make_stream_transport(
+            self, sock, protocol, waiter, extra, server, context
+        )
+
+    def _make_ssl_transport(
+        self,
+        rawsock,
+        protocol,
+        sslcontext,
+        waiter=None,
+        *,
+        server_side=False,
+        server_hostname=None,
+        extra=None,
+        server=None,
+        ssl_handshake_timeout=_SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout=_SSL_SHUTDOWN_TIMEOUT,
+        context=None,
+    ):
+        # asyncio's own TLS protocol, over a transport of ours.
+        self._ensure_fd_no_transport(rawsock)
+        ssl_protocol = asyncio.sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(
+            rawsock, ssl_protocol, extra=extra, server=server, context=context
+        )
+        return ssl_protocol._app_transport
+
+    # ---- serving ---------------------------------------------------------------------------
+
+    def _start_serving(
+        self,
+        protocol_factory,
+        sock,
+        sslcontext=None,
+        server=None,
+        backlog=100,
+        ssl_handshake_timeout=_SSL_HANDSHAKE_TIMEOUT,
+        ssl_shutdown_timeout=_SSL_SHUTDOWN_TIMEOUT,
+        context=None,
+    ):
+        if sslcontext is not None:
+            protocol_factory = functools.partial(
+                self._make_tls_server_protocol,
+                protocol_factory,
+                sslcontext,
+                ssl_handshake_timeout,
+                ssl_shutdown_timeout,
+            )
+        listener = _native.Listener(self, protocol_factory, sock, server, backlog, context)
+        listener.start()
+
+    def _make_tls_server_protocol(
+        self, protocol_factory, sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout
+    ):
+        # What goes wrong before the connection is made is the peer's doing, as a rule: asyncio
+        # speaks of it in debug mode only. The waiter is where it arrives.
+        waiter = self.create_future()
+        waiter.add_done_callback(self._tls_connection_made)
+        return asyncio.sslproto.SSLProtocol(
+            self,
+            protocol_factory(),
+            sslcontext,
+            waiter,
+            True,
+            None,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+
+    def _tls_connection_made(self, waiter):
+        if waiter.cancelled() or waiter.exception() is None or not self._debug:
+            return
+        self.call_exception_handler(
+            {
+                "message": "Error on transport creation for incoming connection",
+                "exception": waiter.exception(),
+            }
+        )
+
+    # ---- what is asyncio's, but for its selector -----------------------------------------------
+
+    async def _sendfile_native(self, transp, file, offset, count):
+        if type(transp) is not _native.StreamTransport:
+            return await super()._sendfile_native(transp, file, offset, count)
+        resume_reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        try:
+            return await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
+        finally:
+            transp._reset_empty_waiter()
+            if resume_reading:
+                transp.resume_reading()
+
+    def __del__(self, _warn=warnings.warn):
+        # asyncio's, minus the loop of a parent process, which is not this process's to close.
+        if self.is_closed() or self._is_inherited():
+            return
+        super().__del__(_warn)
+

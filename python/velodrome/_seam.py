@@ -1,0 +1,150 @@
+"""What `_native` calls in Python: messages, reports and debug mode's handles."""
+
+import asyncio
+import asyncio.constants
+import asyncio.events
+import asyncio.format_helpers
+import asyncio.transports
+import asyncio.trsock
+import inspect
+import threading
+from asyncio.log import logger
+
+# `callback_failed` names the callback as each version's `Handle._run` does.
+_FORMAT_TAKES_DEBUG = (
+    "debug" in inspect.signature(asyncio.format_helpers._format_callback_source).parameters
+)
+
+
+class StreamTransport(asyncio.transports._FlowControlMixin, asyncio.Transport):
+    """What a native transport says it is, for `isinstance(transport, asyncio.Transport)`."""
+
+    __slots__ = ()
+
+
+def callback_failed(loop, handle, exc):
+    """A callback raised: tell the exception handler."""
+    keywords = {"debug": loop.get_debug()} if _FORMAT_TAKES_DEBUG else {}
+    source = asyncio.format_helpers._format_callback_source(
+        handle._callback, handle._args or (), **keywords
+    )
+    loop.call_exception_handler(
+        {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
+    )
+
+
+def transport_failed(loop, message, exc, transport, protocol):
+    """A protocol raised, or a transport failed for another reason than the network's."""
+    loop.call_exception_handler(
+        {"message": message, "exception": exc, "transport": transport, "protocol": protocol}
+    )
+
+
+def accept_failed(loop, message, exc, sock):
+    """An incoming connection could not be made."""
+    context = {"message": message, "exception": exc}
+    if sock is not None:
+        context["socket"] = asyncio.trsock.TransportSocket(sock)
+    loop.call_exception_handler(context)
+
+
+def accept_exhausted(loop, exc, sock, listener):
+    """Descriptors or memory ran out: one message, and another try in a while."""
+    accept_failed(loop, "socket.accept() out of system resource", exc, sock)
+    loop.call_later(asyncio.constants.ACCEPT_RETRY_DELAY, listener.resume)
+
+
+def warn_lost_write():
+    """Somebody keeps writing to a connection that is lost."""
+    logger.warning("socket.send() raised exception.")
+
+
+def debug_log(message, subject):
+    logger.debug(message, subject)
+
+
+def debug_error(subject, message, exc):
+    logger.debug("%r: %s", subject, message, exc_info=exc)
+
+
+def slow_callback(subject, seconds):
+    """Debug mode: a callback took longer than `loop.slow_callback_duration`."""
+    if isinstance(subject, asyncio.Handle):
+        subject = asyncio.base_events._format_handle(subject)
+    else:
+        subject = asyncio.format_helpers._format_callback_source(subject, ())
+    logger.warning("Executing %s took %.3f seconds", subject, seconds)
+
+
+def call_at_debug(loop, when, callback, args, context):
+    """Debug mode's `call_at`: asyncio's checks, and a handle that knows where it was made."""
+    loop._check_thread()
+    loop._check_callback(callback, "call_at")
+    timer = asyncio.TimerHandle(when, callback, args, loop, context)
+    if timer._source_traceback:
+        del timer._source_traceback[-1]
+    loop._schedule(when, timer)
+    timer._scheduled = True
+    return timer
+
+
+def watch_handle_debug(loop, callback, args, context):
+    """Debug mode's handle of a reader or writer."""
+    return asyncio.Handle(callback, args, loop, context)
+
+
+def ensure_no_python_transport(loop, fd, number):
+    """asyncio's transports in Python (datagrams) own their descriptors, too."""
+    transport = loop._transports.get(number)
+    if transport and not transport.is_closing():
+        raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+
+
+def sendfile_mode():
+    return asyncio.constants._SendfileMode.TRY_NATIVE
+
+
+def learn_task_callbacks():
+    """What a C task passes to `call_soon` for its steps and its wake-ups; None if not known.
+
+    Runs a task on a stand-in for a loop that keeps what it is given. In a thread of its own,
+    because this one may be in the middle of a task of another loop.
+    """
+    if asyncio.Task.__module__ != "_asyncio":
+        return None, None  # asyncio in Python, without its accelerator
+    learnt = []
+    thread = threading.Thread(target=_run_task_on_stand_in, args=(learnt,))
+    thread.start()
+    thread.join()
+    return tuple(learnt)
+
+
+class _StandIn:
+    """As much of a loop as a task needs."""
+
+    def __init__(self):
+        self.calls = []
+
+    def call_soon(self, callback, *args, context=None):
+        self.calls.append(callback)
+
+    def get_debug(self):
+        return False
+
+
+def _run_task_on_stand_in(learnt):
+    async def wait(future):
+        await future
+
+    loop = _StandIn()
+    asyncio.events._set_running_loop(loop)
+    try:
+        future = asyncio.Future(loop=loop)
+        task = asyncio.Task(wait(future), loop=loop)
+        loop.calls[0]()
+        future.set_result(None)
+        loop.calls[1](future)
+        task.result()
+    finally:
+        asyncio.events._set_running_loop(None)
+    learnt.extend(loop.calls[:2])

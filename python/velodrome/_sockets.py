@@ -1,0 +1,54 @@
+"""The coroutines over `sock_*`: argument checks here, the system calls in `_native`."""
+
+import asyncio.base_events
+
+_check_ssl_socket = asyncio.base_events._check_ssl_socket
+
+
+class SockMethods:
+    def _check_sock(self, sock):
+        _check_ssl_socket(sock)
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+
+    async def sock_recv(self, sock, n):
+        """Receive at most n bytes from a non-blocking socket.
+
+        Returns bytes, empty at end-of-file. Raises TypeError for a TLS socket, in debug mode
+        ValueError for a blocking one, and what `sock.recv` raises.
+        """
+        self._check_sock(sock)
+        result = self._sock_recv(sock, n)
+        if type(result) is bytes:
+            return result
+        if result is NotImplemented:
+            return await super().sock_recv(sock, n)
+        return await self._sock_wait(sock, result)
+
+    async def sock_recv_into(self, sock, buf):
+        """Receive into a writable buffer and return the number of bytes."""
+        self._check_sock(sock)
+        result = self._sock_recv_into(sock, buf)
+        if type(result) is int:
+            return result
+        if result is NotImplemented:
+            return await super().sock_recv_into(sock, buf)
+        return await self._sock_wait(sock, result)
+
+    async def sock_sendall(self, sock, data):
+        """Send all of a bytes-like object; returns None when the socket has taken it."""
+        self._check_sock(sock)
+        result = self._sock_sendall(sock, data)
+        if result is None:
+            return
+        if result is NotImplemented:
+            return await super().sock_sendall(sock, data)
+        return await self._sock_wait(sock, result)
+
+    async def _sock_wait(self, sock, future):
+        try:
+            return await future
+        except BaseException:
+            # Cancelled, or the coroutine is closed: the operation must not go on.
+            self._sock_forget(sock, future)
+            raise
