@@ -1,0 +1,57 @@
+# Everything here runs from a clean clone; the scripts in tools/ do the work.
+
+# Which interpreter: a path, a command, or a version that tools/pythons.sh knows (3.14, 3.14d).
+# Empty: python3 if it is new enough, else the newest python3.X on PATH.
+PYTHON ?=
+# What test-all goes through.
+PYTHONS ?= 3.11 3.12 3.13 3.14 3.15 3.14d
+
+export PYTHON
+.DEFAULT_GOAL := help
+# The steps of one goal share target folders and both cores: one after the other.
+.NOTPARALLEL:
+.PHONY: help run build test test-python test-all check fmt bench bench-quick clean
+
+help:
+	@echo 'make run           build velodrome and show it at work (under five minutes)'
+	@echo 'make test          everything that must pass, on one interpreter'
+	@echo 'make test-all      the same on each of PYTHONS="$(PYTHONS)"'
+	@echo 'make check         the part of make test that needs no build: format, clippy, Rust tests'
+	@echo 'make test-python   the Python part of make test'
+	@echo 'make build         compile the extension into python/velodrome and .venv/VERSION'
+	@echo 'make fmt           format the Rust code'
+	@echo 'make bench         measure beside asyncio and uvloop (bench-quick: a few minutes)'
+	@echo 'make clean         remove everything that was built'
+	@echo
+	@echo 'PYTHON=... chooses the interpreter: a path, a command, or a version such as 3.14d'
+
+run:
+	@tools/run.sh
+
+build:
+	@tools/build.sh
+
+test: check test-python
+
+test-python:
+	@tools/test-python.sh
+
+test-all:
+	@tools/test-all.sh $(PYTHONS)
+
+check:
+	@tools/check.sh
+
+fmt:
+	cargo fmt --all
+
+bench:
+	@tools/bench.sh
+
+bench-quick:
+	@tools/bench.sh --quick
+
+clean:
+	rm -rf target .venv .pytest_cache .mypy_cache benches/loadgen/target
+	rm -f python/velodrome/_native.*.so
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

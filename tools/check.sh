@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# check.sh - everything that needs no built extension: the Rust code, and the benchmark's own tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools/require.sh check
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/check}
+PYO3_PYTHON=$(tools/python.sh)  # the seam is compiled against some interpreter, even for clippy
+export PYO3_PYTHON
+
+step() { printf '\n== %s\n' "$1"; shift; "$@"; }
+
+model_is_python_free() {
+    local tree
+    tree=$(cargo tree --package velodrome --edges all --prefix none)
+    if grep -E '^pyo3' <<<"$tree"; then
+        echo "the model, crate velodrome, must not depend on Python" >&2
+        return 1
+    fi
+}
+
+# The load generator is a workspace of its own, so that its dependencies are not velodrome's.
+loadgen=(--manifest-path benches/loadgen/Cargo.toml)
+lints=(-D warnings -D clippy::undocumented_unsafe_blocks)
+
+step "format" cargo fmt --all --check
+step "format, load generator" cargo fmt "${loadgen[@]}" --check
+step "clippy" cargo clippy --workspace --all-targets -- "${lints[@]}"
+step "clippy, load generator" cargo clippy "${loadgen[@]}" --all-targets -- "${lints[@]}"
+step "the model knows no Python" model_is_python_free
+step "Rust tests" cargo test --package velodrome
+step "Rust tests, load generator" cargo test "${loadgen[@]}"
+step "the benchmark notices wrong answers" "$PYO3_PYTHON" -m unittest discover -s benches
