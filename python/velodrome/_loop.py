@@ -12,7 +12,9 @@ import asyncio.constants
 import asyncio.sslproto
 import functools
 import os
+import selectors
 import warnings
+import weakref
 
 from . import _native, _signals, _sockets
 
@@ -24,8 +26,22 @@ _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
 _AsyncioLoop = asyncio.SelectorEventLoop
 
 
-class _NoSelector:
-    """Stands where asyncio's class would have a selector, which nothing asks for anything."""
+class _RegistryView:
+    """Stands where asyncio's class has a selector: its transports look there for their `repr`."""
+
+    def __init__(self, loop):
+        self._loop = weakref.ref(loop)
+
+    def get_key(self, fd):
+        loop = self._loop()
+        number = fd if isinstance(fd, int) else fd.fileno()
+        events = 0 if loop is None else loop._interest(number)
+        if not events:
+            raise KeyError(fd)
+        return selectors.SelectorKey(fd, number, events, None)
+
+    def close(self):
+        pass
 
 
 class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioLoop):
@@ -34,22 +50,22 @@ class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioL
     def __init__(self) -> None:
         join_writes = os.environ.get("VELODROME_JOIN_WRITES", "1") != "0"
         self._set_up(type(self) is Loop, join_writes)
-        _AsyncioLoop.__init__(self, _NoSelector())
+        _AsyncioLoop.__init__(self, _RegistryView(self))
 
     def _make_self_pipe(self) -> None:
         """asyncio's way to wake a sleeping loop; the native part has its own."""
+
+    def _close_self_pipe(self) -> None:
+        pass
 
     def close(self) -> None:
         """Close the loop and everything that it opened; callbacks that wait are dropped.
 
         Idempotent. Raises RuntimeError if the loop is running.
         """
-        if self.is_running():
-            raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self._remove_all_signal_handlers()
-        asyncio.base_events.BaseEventLoop.close(self)
+        super().close()
         self._close_native()
 
     # ---- transports ------------------------------------------------------------------------
@@ -154,9 +170,11 @@ class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioL
         resume_reading = transp.is_reading()
         transp.pause_reading()
         await transp._make_empty_waiter()
+        transp._lend_socket()
         try:
             return await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
         finally:
+            transp._take_back_socket()
             transp._reset_empty_waiter()
             if resume_reading:
                 transp.resume_reading()

@@ -1,6 +1,7 @@
 """What `_native` calls in Python: messages, reports and debug mode's handles."""
 
 import asyncio
+import asyncio.base_events
 import asyncio.constants
 import asyncio.events
 import asyncio.format_helpers
@@ -73,7 +74,7 @@ def slow_callback(subject, seconds):
         subject = asyncio.base_events._format_handle(subject)
     else:
         subject = asyncio.format_helpers._format_callback_source(subject, ())
-    logger.warning("Executing %s took %.3f seconds", subject, seconds)
+    asyncio.base_events.logger.warning("Executing %s took %.3f seconds", subject, seconds)
 
 
 def call_at_debug(loop, when, callback, args, context):

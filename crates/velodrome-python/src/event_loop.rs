@@ -18,7 +18,7 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyFloat, PyTuple, PyType},
 };
-use velodrome::EventLoop;
+use velodrome::{EventLoop, Interest};
 
 use crate::{
     call::{Held, borrowed, copy_context, owned},
@@ -52,6 +52,7 @@ pub struct State {
     scratch: Cell<Option<Box<[u8]>>>,
     /// The user's wake-up descriptor while the loop runs with its own.
     user_wakeup_fd: Cell<c_int>,
+    has_wakeup_fd: Cell<bool>,
     join_writes: Cell<bool>,
 }
 
@@ -446,6 +447,25 @@ fn call_with_loop<const N: usize>(
     }
 }
 
+/// What a module has under a name now.
+#[inline]
+fn named(
+    py: Python<'_>,
+    module: &Py<PyDict>,
+    name: &Bound<'_, pyo3::types::PyString>,
+) -> PyResult<Py<PyAny>> {
+    // SAFETY: a dictionary and a string, both alive; the borrowed result is made our own before
+    // anything can change the dictionary.
+    unsafe {
+        let found = ffi::PyDict_GetItemWithError(module.as_ptr(), name.as_ptr());
+        if !found.is_null() {
+            return Ok(borrowed(py, found));
+        }
+    }
+    Err(PyErr::take(py)
+        .unwrap_or_else(|| pyo3::exceptions::PyAttributeError::new_err(name.to_string())))
+}
+
 fn loop_keyword(py: Python<'_>) -> PyResult<&Bound<'_, PyTuple>> {
     static NAMES: pyo3::sync::PyOnceLock<Py<PyTuple>> = pyo3::sync::PyOnceLock::new();
     let names =
@@ -455,7 +475,8 @@ fn loop_keyword(py: Python<'_>) -> PyResult<&Bound<'_, PyTuple>> {
 
 /// `asyncio.Future(loop=loop)`.
 pub fn new_future(slf: &Bound<'_, Loop>) -> PyResult<Py<PyAny>> {
-    call_with_loop(slf, &loaded(slf.py()).future, [])
+    let class = named(slf.py(), &loaded(slf.py()).futures, intern!(slf.py(), "Future"))?;
+    call_with_loop(slf, &class, [])
 }
 
 fn create_task<'py>(
@@ -471,7 +492,8 @@ fn create_task<'py>(
         return Loop::base(slf, "create_task", arguments);
     }
     drop(slf.get().model(py)?);
-    call_with_loop(slf, &loaded(py).task, [coroutine])
+    let class = named(py, &loaded(py).tasks, intern!(py, "Task"))?;
+    call_with_loop(slf, &class, [coroutine])
 }
 
 raw_method!(raw_call_soon, Loop, call_soon);
@@ -554,7 +576,7 @@ impl Loop {
         if slf.get().state(py).thread.get().is_some() {
             return Err(PyRuntimeError::new_err("This event loop is already running"));
         }
-        if !imports(py)?.get_running_loop.bind(py).call0()?.is_none() {
+        if !imports(py)?.events.bind(py).call_method0(intern!(py, "_get_running_loop"))?.is_none() {
             return Err(PyRuntimeError::new_err(
                 "Cannot run the event loop while another loop is running",
             ));
@@ -578,7 +600,7 @@ impl Loop {
             ),
         )?;
         state.thread.set(Some(thread_ident()));
-        imports.set_running_loop.call1(py, (slf,))?;
+        imports.events.call_method1(py, intern!(py, "_set_running_loop"), (slf,))?;
         let wakeup_fd = Self::take_wakeup_fd(slf)?;
         Ok(Run { asyncgen_hooks, wakeup_fd })
     }
@@ -595,6 +617,7 @@ impl Loop {
         // SAFETY: the main thread calls, with the GIL; the descriptor is open and non-blocking.
         let users = unsafe { PySignal_SetWakeupFd(ours) };
         slf.get().state(py).user_wakeup_fd.set(if users == ours { -1 } else { users });
+        slf.get().state(py).has_wakeup_fd.set(true);
         Ok(Some(ours))
     }
 
@@ -603,6 +626,7 @@ impl Loop {
         let imports = loaded(py);
         let state = slf.get().state(py);
         if let Some(ours) = run.wakeup_fd {
+            state.has_wakeup_fd.set(false);
             let users = state.user_wakeup_fd.replace(-1);
             let keep_ours = users == -1 && slf.call_method0("_has_signal_handlers")?.is_truthy()?;
             // SAFETY: as in `take_wakeup_fd`; the user's descriptor was the user's to set.
@@ -615,7 +639,7 @@ impl Loop {
             }
         }
         state.thread.set(None);
-        imports.set_running_loop.call1(py, (py.None(),))?;
+        imports.events.call_method1(py, intern!(py, "_set_running_loop"), (py.None(),))?;
         slf.call_method1(intern!(py, "_set_coroutine_origin_tracking"), (false,))?;
         let hooks = run.asyncgen_hooks.bind(py).cast::<PyTuple>()?;
         imports.set_asyncgen_hooks.bind(py).call1(hooks.clone())?;
@@ -642,6 +666,7 @@ impl Loop {
             deferred: RefCell::default(),
             scratch: Cell::new(None),
             user_wakeup_fd: Cell::new(-1),
+            has_wakeup_fd: Cell::new(false),
             join_writes: Cell::new(true),
         })))
     }
@@ -718,6 +743,18 @@ impl Loop {
         if let Ok(model) = self.model(py) {
             model.inbox().wake();
         }
+    }
+
+    /// What the poller watches a descriptor for, as `selectors` says it.
+    fn _interest(&self, py: Python<'_>, fd: RawFd) -> u32 {
+        let interest = self.model(py).map_or(Interest::NONE, |model| model.reactor().interest(fd));
+        u32::from(interest.contains(Interest::READ))
+            | u32::from(interest.contains(Interest::WRITE)) << 1
+    }
+
+    /// Whether the loop runs in the main thread, with its own wake-up descriptor in place.
+    fn _runs_with_wakeup_fd(&self, py: Python<'_>) -> bool {
+        self.state(py).has_wakeup_fd.get()
     }
 
     /// The descriptor to which the interpreter's signal handler may write.

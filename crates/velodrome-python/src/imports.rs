@@ -1,6 +1,10 @@
 //! Every Python name that the seam uses, each fetched once, in one table.
 
-use pyo3::{prelude::*, sync::PyOnceLock, types::PyType};
+use pyo3::{
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyDict, PyType},
+};
 
 use crate::step_lane::StepLane;
 
@@ -10,11 +14,14 @@ pub struct Imports {
     pub timer_handle: Py<PyAny>,
     /// `_ThreadSafeHandle`, where the version has it.
     pub threadsafe_handle: Py<PyAny>,
-    pub task: Py<PyAny>,
-    pub future: Py<PyAny>,
+    /// The names of `asyncio.tasks` and `asyncio.futures`, where programs may replace `Task` and
+    /// `Future`.
+    pub tasks: Py<PyDict>,
+    pub futures: Py<PyDict>,
     pub buffered_protocol: Py<PyType>,
-    pub set_running_loop: Py<PyAny>,
-    pub get_running_loop: Py<PyAny>,
+    /// `asyncio.events`, whose functions for the running loop are looked up when they are needed:
+    /// that is how asyncio calls them.
+    pub events: Py<PyAny>,
     pub set_result_unless_cancelled: Py<PyAny>,
     pub get_asyncgen_hooks: Py<PyAny>,
     pub set_asyncgen_hooks: Py<PyAny>,
@@ -56,15 +63,14 @@ impl Imports {
                 .unbind(),
             handle: handle.unbind(),
             timer_handle: events.getattr("TimerHandle")?.unbind(),
-            task: py.import("asyncio.tasks")?.getattr("Task")?.unbind(),
-            future: futures.getattr("Future")?.unbind(),
+            tasks: py.import("asyncio.tasks")?.dict().unbind(),
+            futures: futures.dict().unbind(),
             buffered_protocol: py
                 .import("asyncio.protocols")?
                 .getattr("BufferedProtocol")?
                 .cast_into::<PyType>()?
                 .unbind(),
-            set_running_loop: events.getattr("_set_running_loop")?.unbind(),
-            get_running_loop: events.getattr("_get_running_loop")?.unbind(),
+            events: events.clone().into_any().unbind(),
             set_result_unless_cancelled: futures.getattr("_set_result_unless_cancelled")?.unbind(),
             get_asyncgen_hooks: sys.getattr("get_asyncgen_hooks")?.unbind(),
             set_asyncgen_hooks: sys.getattr("set_asyncgen_hooks")?.unbind(),

@@ -88,9 +88,11 @@ struct Inner {
     /// Reads of the size before this one filled their buffer.
     large_reads: Cell<bool>,
     writes_after_loss: Cell<u32>,
+    /// Somebody else watches the descriptor for now.
+    lent: Cell<bool>,
 }
 
-#[pyclass(frozen, weakref, module = "velodrome")]
+#[pyclass(frozen, weakref, dict, module = "velodrome")]
 pub struct StreamTransport(GilBound<Inner>);
 
 /// A read of large traffic takes at most so much.
@@ -190,6 +192,7 @@ impl StreamTransport {
                 peer_address,
                 large_reads: Cell::new(false),
                 writes_after_loss: Cell::new(0),
+                lent: Cell::new(false),
             })),
         )?;
         if let Some(server) = server.filter(|server| !server.is_none(py)) {
@@ -200,15 +203,36 @@ impl StreamTransport {
             }
             *transport.get().inner(py).server.borrow_mut() = Some(server);
         }
-        {
-            let model = event_loop.get().model(py)?;
-            let source = Source::Transport(transport.clone().unbind());
-            let replaced =
-                model.reactor().register(fd, source, Interest::NONE).map_err(os_error)?;
-            drop(replaced);
-        }
+        Self::register(&transport, event_loop)?;
         event_loop.get().queue(py, Callback::Transport(transport.clone().unbind(), Turn::Open));
         Ok(transport)
+    }
+}
+
+impl StreamTransport {
+    /// Makes it the one that hears of its descriptor, without any interest yet.
+    fn register(slf: &Bound<'_, Self>, event_loop: &Bound<'_, Loop>) -> PyResult<()> {
+        let model = event_loop.get().model(slf.py())?;
+        let source = Source::Transport(slf.clone().unbind());
+        let fd = slf.get().inner(slf.py()).fd.get();
+        let replaced = model.reactor().register(fd, source, Interest::NONE).map_err(os_error)?;
+        drop(model);
+        drop(replaced);
+        Ok(())
+    }
+
+    /// Leaves the poller, if it is there.
+    fn deregister(&self, py: Python<'_>) {
+        let inner = self.inner(py);
+        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return };
+        let Ok(model) = event_loop.get().model(py) else { return };
+        let reactor = model.reactor();
+        let fd = inner.fd.get();
+        let is_self = matches!(reactor.source(fd), Some(Source::Transport(transport))
+            if std::ptr::eq(transport.get(), self));
+        let registered = is_self.then(|| reactor.deregister(fd));
+        drop(model);
+        drop(registered);
     }
 }
 
@@ -245,11 +269,6 @@ impl StreamTransport {
     #[inline]
     fn inner(&self, py: Python<'_>) -> &Inner {
         self.0.get(py)
-    }
-
-    /// Whether the descriptor still belongs to a connection that is open.
-    pub fn is_open(&self, py: Python<'_>) -> bool {
-        !self.inner(py).stream.is_closing()
     }
 
     pub fn take_turn(slf: &Bound<'_, Self>, turn: Turn) -> PyResult<()> {
@@ -691,7 +710,7 @@ impl StreamTransport {
     ) -> PyResult<()> {
         let py = slf.py();
         let inner = slf.get().inner(py);
-        if inner.stream.phase() == Phase::Lost {
+        if inner.stream.phase() == Phase::Lost || inner.lent.get() {
             return Ok(());
         }
         let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
@@ -736,12 +755,11 @@ impl StreamTransport {
         let inner = slf.get().inner(py);
         *inner.lost_because.borrow_mut() = because;
         let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
-        let registered = match event_loop.get().model(py) {
-            Ok(model) => model.reactor().deregister(inner.fd.get()),
+        if event_loop.get().model(py).is_err() {
             // The loop was closed beneath it: nobody will call, so let go now.
-            Err(_) => return Self::let_go(slf),
-        };
-        drop(registered);
+            return Self::let_go(slf);
+        }
+        slf.get().deregister(py);
         event_loop.get().queue(py, Callback::Transport(slf.clone().unbind(), Turn::Lost));
         Ok(())
     }
@@ -934,7 +952,7 @@ impl StreamTransport {
     }
 
     /// Return True if the transport is closing or closed.
-    fn is_closing(&self, py: Python<'_>) -> bool {
+    pub fn is_closing(&self, py: Python<'_>) -> bool {
         self.inner(py).stream.is_closing()
     }
 
@@ -1067,6 +1085,32 @@ impl StreamTransport {
     #[getter]
     fn _server(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         clone_of(py, &self.inner(py).server)
+    }
+
+    #[getter]
+    fn _protocol_paused(&self, py: Python<'_>) -> bool {
+        self.inner(py).stream.flow.is_paused()
+    }
+
+    /// Leaves the poller, so that somebody else can watch the socket (sendfile).
+    fn _lend_socket(&self, py: Python<'_>) {
+        let inner = self.inner(py);
+        if inner.stream.phase() == Phase::Lost || inner.lent.replace(true) {
+            return;
+        }
+        self.deregister(py);
+    }
+
+    /// Comes back to the poller.
+    fn _take_back_socket(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        if !inner.lent.replace(false) || inner.stream.phase() == Phase::Lost {
+            return Ok(());
+        }
+        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
+        Self::register(slf, event_loop.bind(py))?;
+        Self::update_interest(slf)
     }
 
     #[getter]
@@ -1231,14 +1275,7 @@ impl Drop for StreamTransport {
                 return;
             }
             // Nobody closed it: say so, as asyncio does, and close it.
-            let event_loop = clone_of(py, &inner.event_loop);
-            if let Some(Ok(model)) =
-                event_loop.as_ref().map(|event_loop| event_loop.get().model(py))
-            {
-                let registered = model.reactor().deregister(fd);
-                drop(model);
-                drop(registered);
-            }
+            self.deregister(py);
             let message = format!("unclosed transport <StreamTransport fd={fd}>");
             let category = py.get_type::<pyo3::exceptions::PyResourceWarning>();
             if let Err(error) = loaded(py).warn.call1(py, (message, category)) {

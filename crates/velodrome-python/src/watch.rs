@@ -46,7 +46,7 @@ pub fn ensure_no_transport(
 ) -> PyResult<()> {
     let py = event_loop.py();
     if let Some(Source::Transport(transport)) = event_loop.get().model(py)?.reactor().source(fd)
-        && transport.get().is_open(py)
+        && !transport.get().is_closing(py)
     {
         return Err(PyRuntimeError::new_err(format!(
             "File descriptor {} is used by transport {}",
