@@ -9,6 +9,7 @@ import asyncio.events
 import os
 import runpy
 import sys
+import types
 
 import velodrome
 
@@ -25,9 +26,6 @@ def patch():
         type(policy)._loop_factory = velodrome.Loop
     if hasattr(asyncio, "EventLoop"):
         asyncio.EventLoop = velodrome.Loop
-    import asyncio.runners
-
-    # `Runner` looks the function up in its own module's `events`, which is patched above.
 
 
 def main(argv):
@@ -52,8 +50,8 @@ def main(argv):
     elif option == "-c":
         sys.argv = ["-c", *rest[1:]]
         sys.path[0] = ""
-        namespace = {"__name__": "__main__", "__builtins__": __builtins__}
-        exec(compile(rest[0], "<string>", "exec"), namespace)
+        program = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), program.__dict__)
     else:
         sys.argv = argv
         sys.path[0] = os.path.dirname(os.path.abspath(option))

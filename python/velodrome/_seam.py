@@ -8,6 +8,7 @@ import asyncio.format_helpers
 import asyncio.transports
 import asyncio.trsock
 import inspect
+import socket
 import threading
 from asyncio.log import logger
 
@@ -53,6 +54,13 @@ def accept_exhausted(loop, exc, sock, listener):
     """Descriptors or memory ran out: one message, and another try in a while."""
     accept_failed(loop, "socket.accept() out of system resource", exc, sock)
     loop.call_later(asyncio.constants.ACCEPT_RETRY_DELAY, listener.resume)
+
+
+def closed_socket(family):
+    """What `get_extra_info("socket")` answers after the end if nobody asked before."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.close()
+    return asyncio.trsock.TransportSocket(sock)
 
 
 def warn_lost_write():

@@ -26,7 +26,7 @@ pub fn to_python(py: Python<'_>, address: &SocketAddrAny) -> PyResult<Option<Py<
             let Ok(unix) = velodrome::net::SocketAddrUnix::try_from(address.clone()) else {
                 return Ok(None);
             };
-            if let Some(name) = unix.abstract_name() {
+            if let Some(name) = unix.abstract_name().filter(|name| !name.is_empty()) {
                 let mut bytes = vec![0];
                 bytes.extend_from_slice(name);
                 return Ok(Some(PyBytes::new(py, &bytes).into_any().unbind()));

@@ -1,14 +1,17 @@
 //! Model errors to Python exceptions, in one place.
 
 use pyo3::{
-    exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit},
+    exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PySystemExit},
     prelude::*,
 };
 use velodrome::Error;
 
 /// The `OSError` of an errno; Python picks the subclass that fits it.
 pub fn os_error(error: Error) -> PyErr {
-    std::io::Error::from_raw_os_error(error.raw_os_error()).into()
+    let errno = error.raw_os_error();
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let suffix = format!(" (os error {errno})");
+    PyOSError::new_err((errno, text.strip_suffix(&suffix).unwrap_or(&text).to_owned()))
 }
 
 /// `SystemExit` and `KeyboardInterrupt` leave the loop; everything else is reported and it goes on.

@@ -32,11 +32,6 @@ use crate::{
     transport::StreamTransport,
 };
 
-unsafe extern "C" {
-    /// Swaps the descriptor that the interpreter's signal handler writes to; the main thread only.
-    fn PySignal_SetWakeupFd(fd: c_int) -> c_int;
-}
-
 pub struct State {
     /// `None` once the loop is closed: its descriptors and everything queued are gone.
     model: RefCell<Option<EventLoop<PyKind>>>,
@@ -614,8 +609,7 @@ impl Loop {
             return Ok(None);
         }
         let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
-        // SAFETY: the main thread calls, with the GIL; the descriptor is open and non-blocking.
-        let users = unsafe { PySignal_SetWakeupFd(ours) };
+        let users: c_int = loaded(py).set_wakeup_fd.call1(py, (ours,))?.extract(py)?;
         slf.get().state(py).user_wakeup_fd.set(if users == ours { -1 } else { users });
         slf.get().state(py).has_wakeup_fd.set(true);
         Ok(Some(ours))
@@ -625,24 +619,31 @@ impl Loop {
         let py = slf.py();
         let imports = loaded(py);
         let state = slf.get().state(py);
-        if let Some(ours) = run.wakeup_fd {
-            state.has_wakeup_fd.set(false);
-            let users = state.user_wakeup_fd.replace(-1);
-            let keep_ours = users == -1 && slf.call_method0("_has_signal_handlers")?.is_truthy()?;
-            // SAFETY: as in `take_wakeup_fd`; the user's descriptor was the user's to set.
-            unsafe {
-                let present = PySignal_SetWakeupFd(if keep_ours { ours } else { users });
-                if present != ours {
-                    // Somebody set another one during the run: it stays.
-                    PySignal_SetWakeupFd(present);
-                }
-            }
-        }
+        let wakeup_fd = run.wakeup_fd.map_or(Ok(()), |ours| Self::give_wakeup_fd_back(slf, ours));
         state.thread.set(None);
         imports.events.call_method1(py, intern!(py, "_set_running_loop"), (py.None(),))?;
         slf.call_method1(intern!(py, "_set_coroutine_origin_tracking"), (false,))?;
         let hooks = run.asyncgen_hooks.bind(py).cast::<PyTuple>()?;
         imports.set_asyncgen_hooks.bind(py).call1(hooks.clone())?;
+        wakeup_fd
+    }
+
+    fn give_wakeup_fd_back(slf: &Bound<'_, Self>, ours: c_int) -> PyResult<()> {
+        let py = slf.py();
+        let set_wakeup_fd = loaded(py).set_wakeup_fd.bind(py);
+        let state = slf.get().state(py);
+        state.has_wakeup_fd.set(false);
+        let users = state.user_wakeup_fd.replace(-1);
+        let keep_ours = users == -1 && slf.call_method0("_has_signal_handlers")?.is_truthy()?;
+        // The user may have closed it meanwhile: then nothing is put back.
+        let present: c_int = set_wakeup_fd
+            .call1((if keep_ours { ours } else { users },))
+            .or_else(|_| set_wakeup_fd.call1((-1,)))?
+            .extract()?;
+        if present != ours {
+            // Somebody set another one during the run: it stays.
+            set_wakeup_fd.call1((present,))?;
+        }
         Ok(())
     }
 }

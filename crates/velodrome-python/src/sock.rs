@@ -17,7 +17,7 @@ use std::{
 
 use pyo3::{
     IntoPyObjectExt, PyTraverseError, PyVisit,
-    exceptions::PyValueError,
+    exceptions::{PyTypeError, PyValueError},
     intern,
     prelude::*,
     types::{PyBytes, PyWeakrefReference},
@@ -341,7 +341,13 @@ impl Loop {
         sock: &Bound<'_, PyAny>,
         buf: &Bound<'_, PyAny>,
     ) -> PyResult<Py<PyAny>> {
-        start(slf, sock, Operation::ReceiveInto { view: View::writable(buf)? })
+        let view = View::writable(buf).map_err(|_| {
+            let kind = buf.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
+            PyTypeError::new_err(format!(
+                "recv_into() argument 1 must be read-write bytes-like object, not {kind}"
+            ))
+        })?;
+        start(slf, sock, Operation::ReceiveInto { view })
     }
 
     fn _sock_sendall(

@@ -327,16 +327,16 @@ impl StreamTransport {
         let py = slf.py();
         let inner = slf.get().inner(py);
         let told = Self::call_protocol(slf, intern!(py, "connection_made"), [slf.as_ptr()]);
-        if let Err(error) = told {
-            // As in asyncio, the connection stays.
-            Self::report(slf, error, "Fatal error: protocol.connection_made() call failed.")?;
-        }
+        // As in asyncio, the connection stays, even if the loop is left.
+        let reported = told.map(drop).or_else(|error| {
+            Self::report(slf, error, "Fatal error: protocol.connection_made() call failed.")
+        });
         inner.stream.start_reading();
         Self::update_interest(slf)?;
         if let Some(waiter) = inner.waiter.take() {
             loaded(py).set_result_unless_cancelled.call1(py, (waiter, py.None()))?;
         }
-        Ok(())
+        reported
     }
 
     fn lost(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -825,10 +825,13 @@ fn close_socket(py: Python<'_>, inner: &Inner) -> PyResult<()> {
         }
         Socket::Python(socket) => {
             let socket = socket.bind(py);
-            if socket.hasattr(intern!(py, "_decref_socketios"))? {
+            if socket.hasattr(intern!(py, "_io_refs"))? {
                 socket.call_method0(intern!(py, "_decref_socketios"))?;
+                socket.call_method0(intern!(py, "close")).map(drop)
+            } else {
+                // The garbage collector has cleared the object's attributes already.
+                socket.call_method0(intern!(py, "_real_close")).map(drop)
             }
-            socket.call_method0(intern!(py, "close")).map(drop)
         }
         Socket::Closed => Ok(()),
     }
@@ -1088,6 +1091,11 @@ impl StreamTransport {
     }
 
     #[getter]
+    fn _paused(&self, py: Python<'_>) -> bool {
+        self.inner(py).stream.is_paused()
+    }
+
+    #[getter]
     fn _protocol_paused(&self, py: Python<'_>) -> bool {
         self.inner(py).stream.flow.is_paused()
     }
@@ -1239,7 +1247,10 @@ impl StreamTransport {
         Self::flush_deferred(slf)?;
         let socket = Self::python_socket(slf)?;
         if socket.is_none(py) {
-            return Ok(socket);
+            // Nobody asked while it was open: a socket that is closed, as asyncio's would be.
+            let family = slf.get().inner(py).local_address.as_ref();
+            let family = family.map_or(0, |address| address.address_family().as_raw());
+            return seam(py, "closed_socket", (family,)).map(Bound::unbind);
         }
         loaded(py).transport_socket.call1(py, (socket,))
     }

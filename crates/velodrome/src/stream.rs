@@ -152,9 +152,12 @@ impl<B: AsRef<[u8]>> Stream<B> {
 
     /// Whether `is_reading` holds for a user: open and not paused.
     pub fn is_reading(&self) -> bool {
-        let paused =
-            matches!(self.reading.get(), Reading::Paused | Reading::NotStarted { paused: true });
-        self.phase.get() == Phase::Open && !paused
+        self.phase.get() == Phase::Open && !self.is_paused()
+    }
+
+    /// Whether a user paused reading.
+    pub fn is_paused(&self) -> bool {
+        matches!(self.reading.get(), Reading::Paused | Reading::NotStarted { paused: true })
     }
 
     /// False if it is closing or paused already.
