@@ -1,0 +1,88 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::client::Address;
+use crate::exchange::Exchange;
+
+pub const USAGE: &str = "\
+usage: loadgen (--tcp ADDRESS:PORT | --unix PATH)
+               (--echo BYTES | --request TEXT --reply TEXT | --connect)
+               [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
+
+  --echo BYTES   send that many bytes, expect them back
+  --request, --reply   send the one, expect exactly the other
+  --connect      connect, wait for the server to close, close
+  --server-pid   report this process's CPU time over the window";
+
+pub struct Options {
+    pub address: Address,
+    pub exchange: Exchange,
+    pub connections: usize,
+    pub warm_up: Duration,
+    pub window: Duration,
+    pub server_pid: Option<i32>,
+}
+
+impl Options {
+    pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let (mut address, mut exchange) = (None, None);
+        let (mut request, mut reply) = (None, None);
+        let mut connections = 1;
+        let mut warm_up = Duration::from_millis(100);
+        let mut window = Duration::from_millis(1000);
+        let mut server_pid = None;
+
+        while let Some(name) = arguments.next() {
+            let name = name.to_string_lossy().into_owned();
+            if name == "--connect" {
+                exchange = Some(Exchange::connect());
+                continue;
+            }
+            let value =
+                arguments.next().ok_or_else(|| format!("{name} needs a value, or is unknown"))?;
+            match name.as_str() {
+                "--tcp" => address = Some(Address::Tcp(number::<SocketAddr>(&name, value)?)),
+                "--unix" => address = Some(Address::Unix(PathBuf::from(value))),
+                "--echo" => match number(&name, value)? {
+                    0 => return Err("--echo needs at least one byte".into()),
+                    size => exchange = Some(Exchange::echo(size)),
+                },
+                "--request" => request = Some(value.into_vec()),
+                "--reply" => reply = Some(value.into_vec()),
+                "--connections" => connections = number(&name, value)?,
+                "--warm-up-ms" => warm_up = Duration::from_millis(number(&name, value)?),
+                "--window-ms" => window = Duration::from_millis(number(&name, value)?),
+                "--server-pid" => server_pid = Some(number(&name, value)?),
+                _ => return Err(format!("unknown option {name}")),
+            }
+        }
+        match (request, reply) {
+            (None, None) => {}
+            (Some(request), Some(reply)) if !request.is_empty() && !reply.is_empty() => {
+                exchange = Some(Exchange::fixed(request, reply));
+            }
+            _ => return Err("--request and --reply go together and are not empty".into()),
+        }
+        if connections == 0 {
+            return Err("--connections needs at least one".into());
+        }
+        Ok(Self {
+            address: address.ok_or("no address: --tcp or --unix")?,
+            exchange: exchange.ok_or("nothing to do: --echo, --request or --connect")?,
+            connections,
+            warm_up,
+            window,
+            server_pid,
+        })
+    }
+}
+
+fn number<T: std::str::FromStr>(name: &str, value: OsString) -> Result<T, String> {
+    let text = value.to_string_lossy();
+    text.parse().map_err(|_| format!("{name} does not take {text:?}"))
+}

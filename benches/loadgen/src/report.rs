@@ -1,0 +1,56 @@
+//! What one run found, as a line of JSON.
+
+use std::fmt;
+use std::time::Duration;
+
+pub struct Report {
+    /// One entry per completed operation, in order of completion.
+    pub latencies_ns: Vec<u64>,
+    pub elapsed: Duration,
+    pub server_cpu: Option<Duration>,
+    pub own_cpu: Duration,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted = self.latencies_ns.clone();
+        sorted.sort_unstable();
+        write!(
+            out,
+            r#"{{"operations": {}, "seconds": {:.9}, "load_cpu_seconds": {:.9}"#,
+            sorted.len(),
+            self.elapsed.as_secs_f64(),
+            self.own_cpu.as_secs_f64()
+        )?;
+        if let Some(cpu) = self.server_cpu {
+            write!(out, r#", "server_cpu_seconds": {:.9}"#, cpu.as_secs_f64())?;
+        }
+        for (name, fraction) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+            if let Some(nanoseconds) = quantile(&sorted, fraction) {
+                write!(out, r#", "latency_{name}_us": {:.3}"#, nanoseconds as f64 / 1e3)?;
+            }
+        }
+        write!(out, "}}")
+    }
+}
+
+/// The smallest value that at least `fraction` of the sorted values do not exceed.
+fn quantile(sorted: &[u64], fraction: f64) -> Option<u64> {
+    let rank = (fraction * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+
+    #[test]
+    fn quantiles_are_values_that_occurred() {
+        let values: Vec<u64> = (1..=100).collect();
+        assert_eq!(quantile(&values, 0.5), Some(50));
+        assert_eq!(quantile(&values, 0.99), Some(99));
+        assert_eq!(quantile(&values, 1.0), Some(100));
+        assert_eq!(quantile(&[7], 0.5), Some(7));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+}

@@ -1,0 +1,38 @@
+"""The loops under comparison, by name; each package is imported only in the process that measures it."""
+
+import asyncio
+import importlib
+import json
+import platform
+import sys
+
+NAMES = ("asyncio", "uvloop", "velodrome")
+
+
+def new_event_loop(name):
+    """Return a fresh loop of the package `name`."""
+    if name not in NAMES:
+        raise ValueError(f"no such loop: {name}; there are {', '.join(NAMES)}")
+    return importlib.import_module(name).new_event_loop()
+
+
+def version(name):
+    """The version of the package `name`; asyncio's is Python's own."""
+    if name == "asyncio":
+        return platform.python_version()
+    return importlib.import_module(name).__version__
+
+
+def run_forever(name, setup):
+    """Await `setup(loop)` on a new loop of the package `name`, then run that loop until the process is ended."""
+    loop = new_event_loop(name)
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(setup(loop))
+    loop.run_forever()
+
+
+if __name__ == "__main__":
+    # Asked by run.py, because the interpreter that measures a loop need not be the one that runs run.py.
+    name = sys.argv[1]
+    new_event_loop(name).close()
+    print(json.dumps({"loop": version(name), "python": platform.python_version(), "build": sys.version}))

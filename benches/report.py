@@ -1,0 +1,192 @@
+"""From measurements to rows to tables. No measuring here, so that all of it can be tested."""
+
+import statistics
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and what lies around it, over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values):
+        values = list(values)
+        return cls(statistics.median(values), min(values), max(values)) if values else None
+
+    @property
+    def percent(self):
+        """Half the range, in percent of the median."""
+        return (self.high - self.low) / 2 / self.median * 100 if self.median else 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    workload: str
+    cpu_us: dict  # loop -> Spread, or None if nothing could be measured
+    throughput: dict  # likewise, in operations per second
+    latency_p50_us: dict  # likewise; None where there is no peer that could tell
+    latency_p99_us: dict
+    ratio: Spread | None  # subject / baseline, each taken inside one round
+    errors: int
+    verdict: str
+
+
+def subject_and_baseline(labels):
+    """The loop whose ratio the table shows, and the one it is measured against (None if there is only one loop)."""
+    ours = [label for label in labels if label.startswith("velodrome")]
+    subject = ours[-1] if ours else labels[-1]
+    others = [label for label in labels if label != subject]
+    if not others:
+        return subject, None
+    return subject, "uvloop" if "uvloop" in others else others[0]
+
+
+def rows(measurements, labels):
+    """One Row per workload, in order of first appearance. A failed measurement is an error, never a number."""
+    by_workload = {}
+    for measurement in measurements:
+        by_workload.setdefault(measurement["workload"], []).append(measurement)
+    return [row(workload, found, labels) for workload, found in by_workload.items()]
+
+
+def row(workload, measurements, labels):
+    good = [measurement for measurement in measurements if "error" not in measurement]
+
+    def spreads(field):
+        return {
+            label: Spread.of(m[field] for m in good if m["loop"] == label and m.get(field) is not None)
+            for label in labels
+        }
+
+    cpu = {(m["round"], m["loop"]): m["cpu_us"] for m in good}
+    subject, baseline = subject_and_baseline(labels)
+    rounds = sorted({m["round"] for m in good})
+
+    def ratio_to(other):
+        """Neighbours in time share the machine's mood, so a ratio never mixes two rounds."""
+        pairs = [(cpu.get((r, subject)), cpu.get((r, other))) for r in rounds]
+        return Spread.of(ours / theirs for ours, theirs in pairs if ours and theirs)
+
+    ratio = ratio_to(baseline) if baseline else None
+    errors = len(measurements) - len(good)
+    return Row(
+        workload,
+        spreads("cpu_us"),
+        spreads("operations_per_second"),
+        spreads("latency_p50_us"),
+        spreads("latency_p99_us"),
+        ratio,
+        errors,
+        verdict({other: ratio_to(other) for other in labels if other != subject}, errors),
+    )
+
+
+def verdict(ratios, errors):
+    """What the row says in words; losing is said plainly, and against whom."""
+    words = []
+    for other, ratio in ratios.items():
+        if ratio and ratio.median > 1:
+            noise = " (within noise)" if ratio.low <= 1 else ""
+            words.append(f"LOSES to {other}{noise}")
+    if errors:
+        words.append(f"{errors} FAILED")
+    return ", ".join(words)
+
+
+# ---- tables -----------------------------------------------------------------------------------
+
+
+def cpu_table(rows, labels):
+    subject, baseline = subject_and_baseline(labels)
+    head = ["workload", *(f"{label} µs/op" for label in labels)]
+    if baseline:
+        head += [f"{subject}/{baseline}", "[min..max]"]
+    body = []
+    for row in rows:
+        cells = [row.workload, *(cpu_cell(row.cpu_us[label]) for label in labels)]
+        if baseline:
+            cells += ratio_cells(row.ratio)
+        body.append([*cells, row.verdict])
+    return [*head, ""], body
+
+
+def throughput_table(rows, labels):
+    """Operations per second for every row; latencies where a peer saw them."""
+    head = ["workload", *(f"{label} op/s" for label in labels), *(f"{label} p50/p99 µs" for label in labels)]
+    body = [
+        [
+            row.workload,
+            *(f"{spread.median:,.0f}" if (spread := row.throughput[label]) else "-" for label in labels),
+            *(latency_cell(row.latency_p50_us[label], row.latency_p99_us[label]) for label in labels),
+        ]
+        for row in rows
+    ]
+    return head, body
+
+
+def cpu_cell(spread):
+    return f"{significant(spread.median)} ±{spread.percent:.0f}%" if spread else "failed"
+
+
+def latency_cell(p50, p99):
+    return f"{p50.median:,.0f}/{p99.median:,.0f}" if p50 and p99 else "-"
+
+
+def ratio_cells(ratio):
+    return [f"{ratio.median:.2f}", f"[{ratio.low:.2f}..{ratio.high:.2f}]"] if ratio else ["-", "-"]
+
+
+def significant(value):
+    """Three significant digits, without exponents."""
+    for limit, digits in ((1, 3), (10, 2), (100, 1)):
+        if value < limit:
+            return f"{value:.{digits}f}"
+    return f"{value:,.0f}"
+
+
+def as_text(head, body):
+    """Numbers to the right; the names and the untitled column of verdicts to the left."""
+    widths = [max(map(len, column)) for column in zip(head, *body)]
+
+    def line(cells):
+        first, *others = [
+            cell.ljust(width) if index == 0 or not title else cell.rjust(width)
+            for index, (cell, width, title) in enumerate(zip(cells, widths, head))
+        ]
+        return "  ".join([first, *others]).rstrip()
+
+    return "\n".join([line(head), *map(line, body)])
+
+
+def as_markdown(head, body):
+    rule = ["---", *["---:"] * (len(head) - 1)]
+
+    def emphasised(cell):
+        return f"**{cell}**" if "LOSES" in cell or "FAILED" in cell else cell
+
+    def line(cells):
+        return f"| {' | '.join(map(emphasised, cells))} |"
+
+    return "\n".join([line(head), line(rule), *map(line, body)])
+
+
+def conclusion(rows, labels):
+    """The table in a sentence or two."""
+    subject, baseline = subject_and_baseline(labels)
+    failed = sum(row.errors for row in rows)
+    sentences = []
+    compared = [row for row in rows if row.ratio]
+    if compared:
+        lost = sum(row.ratio.median > 1 for row in compared)
+        geometric = statistics.geometric_mean(row.ratio.median for row in compared)
+        sentences.append(
+            f"{subject} costs more CPU than {baseline} in {lost} of {len(compared)} rows;"
+            f" geometric mean of the ratios {geometric:.2f}."
+        )
+    if failed:
+        sentences.append(f"{failed} measurements FAILED.")
+    return " ".join(sentences)

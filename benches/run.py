@@ -1,0 +1,455 @@
+"""Compare event loops by CPU time per operation, all in one run. README.md explains the method.
+
+Each measurement is a fresh process: a server pinned to one core with a compiled load generator on another, or a
+micro workload alone. Loops take turns inside a round, and ratios are taken inside a round.
+"""
+
+import argparse
+import collections
+import contextlib
+import datetime
+import json
+import os
+import platform
+import re
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import loops
+import micro
+import report
+import workloads
+
+HERE = Path(__file__).resolve().parent
+CRATE = HERE / "loadgen"
+LOADGEN = CRATE / "target" / "release" / "loadgen"
+
+# A measurement is called disturbed when others used more than this share of one of its cores meanwhile.
+DISTURBED = 0.05
+
+START_LIMIT = 20  # seconds; a server that has not printed its address by then hangs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how often."""
+
+    rounds: int
+    warm_up: float  # seconds, as all below
+    window: float
+    micro: float
+
+    def estimate(self, selected, loop_count):
+        """Wall time, with a quarter of a second for starting and ending the processes of one measurement."""
+        network = sum(isinstance(workload, workloads.NetworkWorkload) for workload in selected)
+        each_loop = network * (self.warm_up + self.window) + (len(selected) - network) * self.micro
+        return self.rounds * loop_count * (each_loop + len(selected) / 4)
+
+
+# Multiples of three rounds, so that each of three loops goes first, second and last equally often.
+FULL = Plan(rounds=9, warm_up=0.25, window=1.2, micro=0.6)
+QUICK = Plan(rounds=3, warm_up=0.1, window=0.5, micro=0.25)
+
+
+@dataclass(frozen=True)
+class LoopUnderTest:
+    label: str  # unique in this run
+    name: str  # which package
+    python: str  # which interpreter has it
+
+    def command(self, script, *arguments):
+        # Warnings are silenced because any other output on standard error fails the measurement.
+        return [self.python, "-W", "ignore", str(HERE / script), self.name, *arguments]
+
+
+def parse_loops(text):
+    """`NAME[@PYTHON],...`. A name given twice is measured twice, which shows the noise, or two builds."""
+    found = []
+    for item in text.split(","):
+        name, _, python = item.partition("@")
+        if name not in loops.NAMES:
+            raise argparse.ArgumentTypeError(f"no such loop: {name}; there are {', '.join(loops.NAMES)}")
+        earlier = sum(loop.name == name for loop in found)
+        found.append(LoopUnderTest(f"{name}#{earlier + 1}" if earlier else name, name, python or sys.executable))
+    return found
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="Give a loop twice (uvloop,uvloop) to see the noise, or from another virtual environment"
+        " (velodrome@/path/to/python,velodrome) to compare two builds.",
+    )
+    parser.add_argument("--quick", action="store_true", help="short windows and three rounds: about four minutes")
+    parser.add_argument("--rounds", type=int, help=f"default {FULL.rounds}, quick {QUICK.rounds}")
+    parser.add_argument("--loops", type=parse_loops, default=",".join(loops.NAMES), metavar="NAME[@PYTHON],...")
+    parser.add_argument("--only", type=re.compile, metavar="REGEX", help="workloads whose name it finds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement, one a line")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
+    parser.add_argument("--cores", default="0,1", metavar="SERVER,LOAD", help="default 0,1")
+    parser.add_argument("--list", action="store_true", help="name the workloads and stop")
+    options = parser.parse_args()
+    if options.rounds is not None and options.rounds < 1:
+        parser.error("--rounds needs at least one")
+    try:
+        options.server_core, options.load_core = map(int, options.cores.split(","))
+    except ValueError:
+        parser.error("--cores takes two numbers, such as 0,1")
+    if missing := {options.server_core, options.load_core} - os.sched_getaffinity(0):
+        parser.error(f"this process may not use core {missing.pop()}; see --cores (twice the same is possible)")
+    options.selected = [w for w in workloads.ALL if not options.only or options.only.search(w.name)]
+    if not options.selected:
+        parser.error("--only selects no workload; see --list")
+    return options
+
+
+# ---- one measurement --------------------------------------------------------------------------
+
+
+class Failed(Exception):
+    """A measurement that has no number; the text says why."""
+
+
+class Bench:
+    """Measures one workload on one loop, in processes of its own."""
+
+    def __init__(self, plan, server_core, load_core, scratch):
+        self.plan = plan
+        self.server_core = server_core
+        self.load_core = load_core
+        self.spent = collections.Counter()  # core -> CPU seconds of this measurement's own processes
+        self.scratch = scratch  # a folder for sockets and what processes say on standard error
+        # What these would switch on is not what is compared here.
+        switches = ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONMALLOC", "PYTHONTRACEMALLOC")
+        self.environment = {key: value for key, value in os.environ.items() if key not in switches}
+
+    def measure(self, workload, loop):
+        """Return the measurement as a dictionary; a failure is one with the key `error`."""
+        networked = isinstance(workload, workloads.NetworkWorkload)
+        cores = {self.server_core, self.load_core} if networked else {self.server_core}
+        self.spent.clear()
+        load_average, started, own_before = os.getloadavg()[0], time.perf_counter(), time.process_time()
+        busy_before = {core: core_busy_seconds(core) for core in cores}
+        try:
+            result = self.network(workload, loop) if networked else self.micro(workload, loop)
+        except Failed as failure:
+            return {"error": str(failure)}
+        elapsed = time.perf_counter() - started
+        self.spent[self.load_core] += time.process_time() - own_before
+        foreign = max(core_busy_seconds(core) - busy_before[core] - self.spent[core] for core in cores) / elapsed
+        return {**result, "foreign_share": round(max(foreign, 0.0), 4), "load_average": load_average}
+
+    def micro(self, workload, loop):
+        command = loop.command("micro.py", workload.name, "--seconds", str(self.plan.micro))
+        return json.loads(self.output_of(command, self.server_core, timeout=60 + 10 * self.plan.micro))
+
+    def network(self, workload, loop):
+        command = loop.command("servers.py", workload.server, os.path.join(self.scratch, "server.sock"))
+        server, complaints = self.start(command, self.server_core)
+        try:
+            address = self.address(server, complaints)
+            load = json.loads(self.output_of(self.load_command(workload, address, server.pid), self.load_core))
+            if server.poll() is not None or said(complaints):
+                raise Failed(f"server: {said(complaints) or f'ended with status {server.returncode}'}")
+        except Failed as failure:
+            # The generator only sees a connection fail; what the server said is the reason.
+            raise Failed(said(complaints) or str(failure)) from None
+        finally:
+            server.kill()
+            with self.charging(self.server_core):
+                server.wait()
+            server.stdout.close()
+            complaints.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.scratch, "server.sock"))
+        operations = load["operations"]
+        if not operations:
+            raise Failed("no operation completed in the window")
+        return {
+            "operations": operations,
+            "cpu_us": load["server_cpu_seconds"] / operations * 1e6,
+            "operations_per_second": operations / load["seconds"],
+            "server_busy_share": round(load["server_cpu_seconds"] / load["seconds"], 4),
+            "load_busy_share": round(load["load_cpu_seconds"] / load["seconds"], 4),
+            **{key: value for key, value in load.items() if key.startswith("latency_")},
+        }
+
+    def load_command(self, workload, address, server_pid):
+        (family, where), *_ = address.items()
+        numbers = {
+            "--connections": workload.connections,
+            "--warm-up-ms": round(self.plan.warm_up * 1000),
+            "--window-ms": round(self.plan.window * 1000),
+            "--server-pid": server_pid,
+        }
+        options = [str(part) for pair in numbers.items() for part in pair]
+        return [LOADGEN, f"--{family}", where, *workload.exchange, *options]
+
+    def address(self, server, complaints):
+        ready, _, _ = select.select([server.stdout], [], [], START_LIMIT)
+        if not ready:
+            raise Failed(f"server did not start within {START_LIMIT} s")
+        line = server.stdout.readline()
+        if not line:
+            raise Failed(f"server did not start: {said(complaints)}")
+        return json.loads(line)
+
+    def start(self, command, core):
+        complaints = tempfile.TemporaryFile(dir=self.scratch)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=self.environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        return process, complaints
+
+    def output_of(self, command, core, timeout=60):
+        """What the command prints, once it has ended well and without complaints."""
+        process, complaints = self.start(command, core)
+        try:
+            with self.charging(core):
+                output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"did not end within {timeout:.0f} s") from None
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+            words = said(complaints)
+            complaints.close()
+        if process.returncode or words:
+            raise Failed(words or f"ended with status {process.returncode}")
+        return output
+
+    @contextlib.contextmanager
+    def charging(self, core):
+        """Charge to `core` the CPU time of the process that is waited for inside."""
+        before = children_cpu_seconds()
+        yield
+        self.spent[core] += children_cpu_seconds() - before
+
+
+def said(complaints):
+    """The last line of what a process wrote to standard error, with how much came before it."""
+    complaints.seek(0)
+    lines = complaints.read().decode(errors="replace").strip().splitlines()
+    if not lines:
+        return ""
+    return lines[-1] + (f" (and {len(lines) - 1} lines before)" if len(lines) > 1 else "")
+
+
+def core_busy_seconds(core):
+    """Seconds the core was not idle since boot, whoever used it; a host that took it away counts as a user."""
+    with open("/proc/stat") as stat:
+        for line in stat:
+            name, *ticks = line.split()
+            if name == f"cpu{core}":
+                user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, ticks[:8])
+                return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    raise RuntimeError(f"/proc/stat does not know core {core}")
+
+
+def children_cpu_seconds():
+    """Of the children that have ended and been waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+# ---- the run ----------------------------------------------------------------------------------
+
+
+def main():
+    options = parse_arguments()
+    if options.list:
+        print("\n".join(workload.name for workload in options.selected))
+        return 0
+    # Ended from outside, it must still end its servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    plan = QUICK if options.quick else FULL
+    if options.rounds:
+        plan = Plan(options.rounds, plan.warm_up, plan.window, plan.micro)
+    versions = {loop.label: version_of(loop) for loop in options.loops}
+    build_loadgen()
+    os.sched_setaffinity(0, {options.load_core})  # this process too stays off the measured core
+
+    header = {
+        "kind": "run",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "loops": versions,
+        "plan": vars(plan),
+        "server_core": options.server_core,
+        "load_core": options.load_core,
+    }
+    labels = [loop.label for loop in options.loops]
+    minutes = plan.estimate(options.selected, len(labels)) / 60
+    size = f"{len(options.selected)} workloads, {plan.rounds} rounds, {', '.join(labels)}"
+    progress(f"{size}: about {max(minutes, 1):.0f} minutes")
+
+    measurements = []
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(open(options.json, "w")) if options.json else None
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        write_line(lines, header)
+        bench = Bench(plan, options.server_core, options.load_core, scratch)
+        interrupted = False
+        try:
+            for measurement in all_rounds(bench, options.selected, options.loops, plan.rounds):
+                measurements.append(measurement)
+                write_line(lines, measurement)
+        except KeyboardInterrupt:
+            progress("interrupted; this is what was measured")
+            interrupted = True
+        rows = report.rows(measurements, labels)
+        for row in rows:
+            write_line(lines, {"kind": "summary", **summary(row)})
+    print_report(header, rows, labels, measurements)
+    if options.markdown:
+        options.markdown.write_text(markdown(header, rows, labels, measurements))
+    return 130 if interrupted else 1 if any(row.errors for row in rows) else 0
+
+
+def all_rounds(bench, selected, loops_under_test, rounds):
+    """Yield measurements; who goes first rotates, so that no loop always follows the same one."""
+    for number in range(rounds):
+        turn = number % len(loops_under_test)
+        order = loops_under_test[turn:] + loops_under_test[:turn]
+        for workload in selected:
+            found = {}
+            for position, loop in enumerate(order):
+                result = bench.measure(workload, loop)
+                found[loop.label] = result
+                yield {
+                    "kind": "measurement",
+                    "round": number,
+                    "position": position,
+                    "workload": workload.name,
+                    "loop": loop.label,
+                    **result,
+                }
+            numbers = "  ".join(
+                f"{loop.label} {report.significant(found[loop.label]['cpu_us'])}"
+                if "error" not in found[loop.label]
+                else f"{loop.label} FAILED"
+                for loop in loops_under_test
+            )
+            progress(f"round {number + 1}/{rounds}  {workload.name:<26} {numbers}  µs/op")
+
+
+def version_of(loop):
+    """Ask the loop's interpreter, which also shows that the package can be imported."""
+    answer = subprocess.run(loop.command("loops.py"), capture_output=True, text=True)
+    if answer.returncode:
+        reason = answer.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        sys.exit(
+            f"run.py: {loop.name} does not work in {loop.python}: {reason[0]}\n"
+            f"uvloop: pip install -r benches/requirements.txt. velodrome: make bench builds it."
+            f" Or choose others with --loops."
+        )
+    return json.loads(answer.stdout)
+
+
+def build_loadgen():
+    command = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", CRATE / "Cargo.toml"]
+    try:
+        subprocess.run([*command, "--target-dir", CRATE / "target"], check=True)
+    except FileNotFoundError:
+        sys.exit("run.py: the load generator is written in Rust; cargo is not on PATH")
+    except subprocess.CalledProcessError:
+        sys.exit("run.py: the load generator does not build")
+
+
+def machine():
+    with open("/proc/cpuinfo") as cpuinfo:
+        models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor() or "unknown",
+        "cores": os.cpu_count(),
+        "architecture": platform.machine(),
+        "kernel": f"{platform.system()} {platform.release()}",
+    }
+
+
+def summary(row):
+    def plain(spread):
+        return vars(spread) if spread else None
+
+    return {
+        "workload": row.workload,
+        "cpu_us": {label: plain(spread) for label, spread in row.cpu_us.items()},
+        "operations_per_second": {label: plain(spread) for label, spread in row.throughput.items()},
+        "ratio": plain(row.ratio),
+        "errors": row.errors,
+        "verdict": row.verdict,
+    }
+
+
+def write_line(lines, record):
+    if lines:
+        print(json.dumps(record), file=lines, flush=True)
+
+
+def progress(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def description(header):
+    versions = ", ".join(
+        f"{label} {found['loop']} (Python {found['python']})" for label, found in header["loops"].items()
+    )
+    plan, host = header["plan"], header["machine"]
+    return [
+        f"{header['date']}: {versions}",
+        f"{host['processor']}, {host['cores']} cores, {host['architecture']}, {host['kernel']};"
+        f" server on core {header['server_core']}, load on core {header['load_core']}",
+        f"{plan['rounds']} rounds of {plan['window']:g} s (micro {plan['micro']:g} s);"
+        " µs of CPU per operation, median over the rounds ± half the range",
+    ]
+
+
+def noise(measurements):
+    shares = [m["foreign_share"] for m in measurements if "foreign_share" in m]
+    disturbed = sum(share > DISTURBED for share in shares)
+    return (
+        f"{disturbed} of {len(shares)} measurements were disturbed:"
+        f" others used more than {DISTURBED:.0%} of one of its cores meanwhile."
+    )
+
+
+def failures(measurements):
+    texts = [f"{m['workload']} on {m['loop']}: {m['error']}" for m in measurements if "error" in m]
+    return list(dict.fromkeys(texts))
+
+
+def print_report(header, rows, labels, measurements):
+    print("\n".join(description(header)), end="\n\n")
+    print(report.as_text(*report.cpu_table(rows, labels)), end="\n\n")
+    print(report.as_text(*report.throughput_table(rows, labels)), end="\n\n")
+    for failure in failures(measurements):
+        print(f"FAILED {failure}")
+    print(f"{report.conclusion(rows, labels)} {noise(measurements)}".strip())
+
+
+def markdown(header, rows, labels, measurements):
+    parts = [
+        "\n".join(f"- {line}" for line in description(header)),
+        report.as_markdown(*report.cpu_table(rows, labels)),
+        report.as_markdown(*report.throughput_table(rows, labels)),
+        "\n".join(f"- FAILED {failure}" for failure in failures(measurements)),
+        f"{report.conclusion(rows, labels)} {noise(measurements)}".strip(),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

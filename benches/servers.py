@@ -1,0 +1,184 @@
+"""The servers under load. `python servers.py LOOP SERVER [UNIX_PATH]` prints its address, then serves until ended.
+
+They are written as a user would write them, the same for every loop. What they send is checked byte by byte by loadgen.
+"""
+
+import asyncio
+import json
+import socket
+import sys
+
+import loops
+
+CHUNK = 100 * 1024  # what one read may take, where the program chooses
+
+# The benchmark passes both to the load generator, which compares each answer with the reply.
+HTTP_REQUEST = b"GET /hello HTTP/1.1\r\nHost: localhost\r\nUser-Agent: loadgen\r\nAccept: */*\r\n\r\n"
+HTTP_REPLY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\nConnection: keep-alive\r\n\r\n"
+    b"Hello, world!"
+)
+
+SERVERS = {}
+
+
+def server(name):
+    def register(function):
+        SERVERS[name] = function
+        return function
+
+    return register
+
+
+class EchoProtocol(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.transport.write(data)
+
+
+class TwoWritesProtocol(EchoProtocol):
+    """Answers as most servers do: a head, then a body."""
+
+    def data_received(self, data):
+        self.transport.write(data[:200])
+        self.transport.write(data[200:])
+
+
+class EchoBufferedProtocol(asyncio.BufferedProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        self.buffer = memoryview(bytearray(CHUNK))
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, count):
+        # A copy, since the buffer is read into again while the transport may still hold what it could not send.
+        self.transport.write(bytes(self.buffer[:count]))
+
+
+class CloseProtocol(asyncio.Protocol):
+    def connection_made(self, transport):
+        transport.close()
+
+
+class HttpProtocol(asyncio.Protocol):
+    """As little HTTP as answers a GET without a body honestly, pipelined requests included."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.unparsed = b""
+
+    def data_received(self, data):
+        self.unparsed += data
+        while (end := self.unparsed.find(b"\r\n\r\n")) >= 0:
+            request_line, *header_lines = self.unparsed[:end].split(b"\r\n")
+            self.unparsed = self.unparsed[end + 4 :]
+            method, path, _ = request_line.split(b" ")
+            headers = dict(line.split(b": ", 1) for line in header_lines)
+            if (method, path) != (b"GET", b"/hello") or b"Host" not in headers:
+                self.transport.close()
+                return
+            self.transport.write(HTTP_REPLY)
+
+
+async def echo_stream(reader, writer):
+    try:
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass  # the load generator leaves in the middle of an exchange
+    finally:
+        writer.close()
+
+
+async def echo_socket(loop, connection):
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connection:
+        try:
+            while data := await loop.sock_recv(connection, CHUNK):
+                await loop.sock_sendall(connection, data)
+        except ConnectionError:
+            pass
+
+
+async def serve_tcp(loop, protocol):
+    server = await loop.create_server(protocol, "127.0.0.1", 0)
+    return server, tcp_address(server.sockets[0])
+
+
+@server("protocol")
+async def protocol_server(loop, unix_path):
+    return await serve_tcp(loop, EchoProtocol)
+
+
+@server("two-writes")
+async def two_writes_server(loop, unix_path):
+    return await serve_tcp(loop, TwoWritesProtocol)
+
+
+@server("buffered")
+async def buffered_server(loop, unix_path):
+    return await serve_tcp(loop, EchoBufferedProtocol)
+
+
+@server("accept-close")
+async def accept_close_server(loop, unix_path):
+    return await serve_tcp(loop, CloseProtocol)
+
+
+@server("http")
+async def http_server(loop, unix_path):
+    return await serve_tcp(loop, HttpProtocol)
+
+
+@server("streams")
+async def streams_server(loop, unix_path):
+    server = await asyncio.start_server(echo_stream, "127.0.0.1", 0)
+    return server, tcp_address(server.sockets[0])
+
+
+@server("unix-protocol")
+async def unix_protocol_server(loop, unix_path):
+    server = await loop.create_unix_server(EchoProtocol, unix_path)
+    return server, {"unix": unix_path}
+
+
+@server("sock")
+async def sock_server(loop, unix_path):
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    listener.setblocking(False)
+
+    async def accept():
+        tasks = set()
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            task = loop.create_task(echo_socket(loop, connection))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    return loop.create_task(accept()), tcp_address(listener)
+
+
+def tcp_address(listener):
+    host, port = listener.getsockname()
+    return {"tcp": f"{host}:{port}"}
+
+
+def main():
+    loop_name, server_name, *rest = sys.argv[1:]
+    kept = []  # the server lives as long as the process
+
+    async def start(loop):
+        server, address = await SERVERS[server_name](loop, rest[0] if rest else None)
+        kept.append(server)
+        print(json.dumps(address), flush=True)
+
+    loops.run_forever(loop_name, start)
+
+
+if __name__ == "__main__":
+    main()

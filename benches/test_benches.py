@@ -1,0 +1,154 @@
+"""A benchmark that cannot notice a wrong answer measures nothing: `python -m unittest discover -s benches`."""
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import tempfile
+import unittest
+
+import micro
+import report
+import run
+import servers
+import workloads
+from workloads import NetworkWorkload
+
+LABELS = ["asyncio", "uvloop", "velodrome"]
+
+
+def measured(round_number, loop, cpu_us, workload="echo"):
+    return {
+        "round": round_number,
+        "workload": workload,
+        "loop": loop,
+        "cpu_us": cpu_us,
+        "operations_per_second": 1e6 / cpu_us,
+    }
+
+
+class Rows(unittest.TestCase):
+    def test_ratio_is_taken_inside_each_round(self):
+        # The machine was twice as slow in the second round; the loops' relation was the same.
+        found = [measured(0, "uvloop", 10), measured(0, "velodrome", 5)]
+        found += [measured(1, "uvloop", 20), measured(1, "velodrome", 10)]
+        (row,) = report.rows(found, LABELS)
+        self.assertEqual(row.ratio, report.Spread(0.5, 0.5, 0.5))
+        self.assertEqual(row.verdict, "")
+
+    def test_losing_row_is_marked_in_both_tables(self):
+        found = [measured(0, "uvloop", 10), measured(0, "velodrome", 11), measured(0, "asyncio", 12)]
+        table = report.cpu_table(report.rows(found, LABELS), LABELS)
+        self.assertIn("LOSES to uvloop", report.as_text(*table))
+        self.assertIn("**LOSES to uvloop**", report.as_markdown(*table))
+        self.assertNotIn("asyncio**", report.as_markdown(*table))
+
+    def test_loss_within_noise_is_still_a_loss(self):
+        found = [measured(r, "uvloop", 10) for r in range(3)]
+        found += [measured(0, "velodrome", 9), measured(1, "velodrome", 11), measured(2, "velodrome", 11)]
+        (row,) = report.rows(found, LABELS)
+        self.assertEqual(row.verdict, "LOSES to uvloop (within noise)")
+
+    def test_failed_measurement_is_shown_and_has_no_part_in_the_ratio(self):
+        found = [measured(0, "uvloop", 10), {"round": 0, "workload": "echo", "loop": "velodrome", "error": "crash"}]
+        rows = report.rows(found, LABELS)
+        self.assertIsNone(rows[0].ratio)
+        text = report.as_text(*report.cpu_table(rows, LABELS))
+        self.assertIn("failed", text)
+        self.assertIn("1 FAILED", text)
+        self.assertIn("1 measurements FAILED", report.conclusion(rows, LABELS))
+
+    def test_subject_is_velodrome_and_baseline_is_uvloop_where_present(self):
+        self.assertEqual(report.subject_and_baseline(LABELS), ("velodrome", "uvloop"))
+        self.assertEqual(report.subject_and_baseline(["velodrome", "uvloop"]), ("velodrome", "uvloop"))
+        self.assertEqual(report.subject_and_baseline(["asyncio", "uvloop"]), ("uvloop", "asyncio"))
+        self.assertEqual(report.subject_and_baseline(["velodrome", "velodrome#2"]), ("velodrome#2", "velodrome"))
+        self.assertEqual(report.subject_and_baseline(["velodrome"]), ("velodrome", None))
+
+
+class MicroWorkloads(unittest.TestCase):
+    def test_each_does_its_operations(self):
+        for workload in micro.WORKLOADS.values():
+            with self.subTest(workload.name), contextlib.closing(asyncio.new_event_loop()) as loop:
+                workload.function(loop, 200)
+
+    def test_lost_callback_is_noticed(self):
+        class ForgetfulLoop(asyncio.SelectorEventLoop):
+            calls = 0
+
+            def call_soon(self, callback, *arguments, context=None):
+                self.calls += 1
+                if self.calls == 100:
+                    callback, arguments = (lambda: None), ()
+                return super().call_soon(callback, *arguments, context=context)
+
+        for function in (micro.call_soon_batch, micro.call_soon_3_arguments):
+            with contextlib.closing(ForgetfulLoop()) as loop:
+                with self.assertRaises(micro.MissingOperations):
+                    function(loop, 200)
+
+    def test_timer_that_outlives_its_cancellation_is_noticed(self):
+        class StubbornLoop(asyncio.SelectorEventLoop):
+            def call_later(self, delay, callback, *arguments, context=None):
+                self.call_soon(callback, *arguments, context=context)
+                return super().call_later(delay, callback, *arguments, context=context)
+
+        failures = []
+        with contextlib.closing(StubbornLoop()) as loop:
+            loop.set_exception_handler(lambda loop, context: failures.append(context["exception"]))
+            micro.call_later_cancel(loop, 200)
+        self.assertIsInstance(failures[0], micro.MissingOperations)
+
+
+class Measurements(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        run.build_loadgen()
+        scratch = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(scratch.cleanup)
+        plan = run.Plan(rounds=1, warm_up=0.02, window=0.05, micro=0.01)
+        cls.bench = run.Bench(plan, 0, 0, scratch.name)
+        (cls.loop,) = run.parse_loops("asyncio")
+
+    def test_every_server_answers_rightly(self):
+        one_each = {workload.server: workload for workload in reversed(workloads.NETWORK)}
+        self.assertEqual(one_each.keys(), servers.SERVERS.keys())
+        for workload in one_each.values():
+            with self.subTest(workload.name):
+                result = self.bench.measure(workload, self.loop)
+                self.assertNotIn("error", result)
+                self.assertGreater(result["cpu_us"], 0)
+                self.assertGreater(result["operations"], 0)
+
+    def test_micro_workload_is_measured(self):
+        result = self.bench.measure(micro.WORKLOADS["call-soon-batch"], self.loop)
+        self.assertGreater(result["cpu_us"], 0)
+
+    def test_wrong_answer_fails_the_measurement(self):
+        exchange = ("--request", servers.HTTP_REQUEST, "--reply", servers.HTTP_REPLY.replace(b"Hello", b"Jello"))
+        result = self.bench.measure(NetworkWorkload("jello", "http", exchange, 1), self.loop)
+        self.assertIn("wrong bytes", result["error"])
+
+    def test_server_that_cannot_start_fails_the_measurement(self):
+        result = self.bench.measure(NetworkWorkload("none", "no-such-server", ("--connect",), 1), self.loop)
+        self.assertIn("no-such-server", result["error"])
+
+    def test_server_that_complains_fails_the_measurement(self):
+        # A request that the server's parser does not expect: it answers nothing and the exception is logged.
+        workload = NetworkWorkload("garbage", "http", ("--request", "garbage\r\n\r\n", "--reply", "x"), 1)
+        self.assertIn("ValueError", self.bench.measure(workload, self.loop)["error"])
+
+
+class LoopNames(unittest.TestCase):
+    def test_repeated_loop_gets_a_label_of_its_own(self):
+        found = run.parse_loops("uvloop,velodrome@/other/python,velodrome")
+        self.assertEqual([loop.label for loop in found], ["uvloop", "velodrome", "velodrome#2"])
+        self.assertEqual([loop.python for loop in found], [sys.executable, "/other/python", sys.executable])
+
+    def test_unknown_loop_is_refused(self):
+        with self.assertRaises(argparse.ArgumentTypeError):
+            run.parse_loops("asyncio,trio")
+
+
+if __name__ == "__main__":
+    unittest.main()
