@@ -1,0 +1,159 @@
+"""Protocols that write down what happens to them, and streams of every kind to try them on."""
+
+import asyncio
+import socket
+
+STREAM_KINDS = ("tcp", "accepted", "unix")
+
+
+class Recorder(asyncio.Protocol):
+    """Writes down each call; `until` awaits what has to happen, so that no test sleeps."""
+
+    def __init__(self):
+        self.calls = []
+        self.data = bytearray()
+        self.transport = None
+        self.exception = None
+        self.changed = asyncio.Event()
+        self.made = asyncio.get_running_loop().create_future()
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def note(self, call):
+        self.calls.append(call)
+        self.changed.set()
+
+    async def until(self, condition):
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def called(self, call):
+        await self.until(lambda: call in self.calls)
+
+    async def received(self, count):
+        """The first `count` bytes that came in, once they are here."""
+        await self.until(lambda: len(self.data) >= count)
+        return bytes(self.data[:count])
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.note("connection_made")
+        self.made.set_result(transport)
+
+    def connection_lost(self, exc):
+        self.exception = exc
+        self.note("connection_lost")
+        self.lost.set_result(exc)
+
+    def data_received(self, data):
+        self.data += data
+        self.note("data_received")
+
+    def eof_received(self):
+        self.note("eof_received")
+
+    def pause_writing(self):
+        self.note("pause_writing")
+
+    def resume_writing(self):
+        self.note("resume_writing")
+
+
+class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
+    """The same for a BufferedProtocol with a buffer of `size` bytes."""
+
+    data_received = None
+
+    def __init__(self, size=4096):
+        super().__init__()
+        self.buffer = bytearray(size)
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.data += memoryview(self.buffer)[:count]
+        self.note("buffer_updated")
+
+
+class EofKeeper(Recorder):
+    """Stays open, to write, after the peer has finished."""
+
+    def eof_received(self):
+        super().eof_received()
+        return True
+
+
+async def connect_stream(loop, kind, protocol, receive_buffer=None):
+    """Open a stream of `kind`: (transport, protocol, the peer's non-blocking socket)."""
+    if kind == "unix":
+        ours, peer = socket.socketpair()
+        peer.setblocking(False)
+        if receive_buffer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+        return transport, protocol, peer
+
+    if kind == "accepted":
+        server = await loop.create_server(lambda: protocol, "127.0.0.1", 0)
+        peer = socket.socket()
+        peer.setblocking(False)
+        if receive_buffer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        await loop.sock_connect(peer, server.sockets[0].getsockname())
+        transport = await protocol.made
+        server.close()
+        return transport, protocol, peer
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        if receive_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        transport, _ = await loop.create_connection(lambda: protocol, *listener.getsockname())
+        peer, _ = listener.accept()
+    peer.setblocking(False)
+    return transport, protocol, peer
+
+
+async def receive_exactly(loop, sock, count):
+    data = bytearray()
+    while len(data) < count:
+        chunk = await loop.sock_recv(sock, min(count - len(data), 1 << 20))
+        assert chunk, f"end of stream after {len(data)} of {count} bytes"
+        data += chunk
+    return bytes(data)
+
+
+async def receive_all(loop, sock):
+    """Everything up to the end of the stream."""
+    data = bytearray()
+    while chunk := await loop.sock_recv(sock, 1 << 20):
+        data += chunk
+    return bytes(data)
+
+
+async def polled(loop):
+    """Return after the loop has asked for input twice: what was readable before has been dealt with."""
+    one, other = socket.socketpair()
+    with one, other:
+        one.setblocking(False)
+        for _ in range(2):
+            readable = loop.create_future()
+
+            def read(readable=readable):
+                one.recv(1)
+                loop.remove_reader(one)
+                readable.set_result(None)
+
+            loop.add_reader(one, read)
+            other.send(b"x")
+            await readable
+
+
+def fill(transport):
+    """Write until the kernel takes no more; returns what was written."""
+    chunk = bytes(range(256)) * 256
+    written = bytearray()
+    while transport.get_write_buffer_size() == 0:
+        transport.write(chunk)
+        written += chunk
+    return bytes(written)

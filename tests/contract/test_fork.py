@@ -1,0 +1,177 @@
+"""os.fork: the child starts afresh, and the parent does not notice."""
+
+from support import run_child
+
+PROLOGUE = """
+    import asyncio, os, signal, sys, warnings
+    # 3.12 and later warn about a fork of a process with threads; there are none here.
+
+    def in_child(function):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                function()
+                status = 0
+            except BaseException:
+                import traceback
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0, status
+
+    async def echo():
+        async def serve(reader, writer):
+            writer.write(await reader.readline())
+            writer.close()
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"hello\\n")
+        assert await reader.read() == b"hello\\n"
+        writer.close()
+        server.close()
+        return "echoed"
+"""
+
+
+def run(loop_name, code):
+    return run_child(loop_name, PROLOGUE + code, options=["-W", "error::RuntimeWarning"]).stdout.split()
+
+
+def test_a_child_makes_and_runs_a_loop_of_its_own(loop_name):
+    code = """
+    def child():
+        loop = new_event_loop()
+        print("child", loop.run_until_complete(echo()))
+        loop.close()
+
+    loop = new_event_loop()
+    print("parent", loop.run_until_complete(echo()))
+    in_child(child)
+    print("parent", loop.run_until_complete(echo()))
+    loop.close()
+    """
+    assert run(loop_name, code) == ["parent", "echoed", "child", "echoed", "parent", "echoed"]
+
+
+def test_a_child_of_a_running_loop_has_no_running_loop(loop_name):
+    code = """
+    def child():
+        assert asyncio._get_running_loop() is None
+        loop = new_event_loop()
+        print("child", loop.run_until_complete(echo()))
+        loop.close()
+
+    async def main():
+        in_child(child)
+        return await echo()
+
+    loop = new_event_loop()
+    print("parent", loop.run_until_complete(main()))
+    loop.close()
+    """
+    # 3.11 leaves the running loop of the parent set in the child.
+    prefix = "    if sys.version_info < (3, 12): os.register_at_fork(after_in_child=lambda: asyncio._set_running_loop(None))\n"
+    assert run(loop_name, prefix + code) == ["child", "echoed", "parent", "echoed"]
+
+
+def test_what_the_child_does_to_its_copy_leaves_the_parents_watching(loop_name):
+    """The epoll descriptor is shared: a child that removes its readers must not remove the parent's."""
+    code = """
+    import socket
+    one, other = socket.socketpair()
+    loop = new_event_loop()
+    received = loop.create_future()
+    loop.add_reader(one, lambda: received.done() or received.set_result(one.recv(10)))
+    loop.run_until_complete(asyncio.sleep(0))
+
+    def child():
+        new = new_event_loop()
+        new.run_until_complete(asyncio.sleep(0))
+        new.close()
+
+    in_child(child)
+    other.send(b"parent")
+    print(loop.run_until_complete(received))
+    loop.remove_reader(one)
+    loop.close()
+    """
+    assert run(loop_name, code) == ["b'parent'"]
+
+
+def test_a_child_gets_its_own_signals(loop_name):
+    code = """
+    def child():
+        loop = new_event_loop()
+        loop.add_signal_handler(signal.SIGUSR1, loop.stop)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        loop.run_forever()
+        print("child")
+        loop.close()
+
+    loop = new_event_loop()
+    received = loop.create_future()
+    loop.add_signal_handler(signal.SIGUSR1, lambda: received.set_result("parent"))
+    loop.run_until_complete(asyncio.sleep(0))
+    in_child(child)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    print(loop.run_until_complete(received))
+    loop.close()
+    """
+    assert run(loop_name, code) == ["child", "parent"]
+
+
+def test_call_soon_threadsafe_still_wakes_the_parent(loop_name):
+    code = """
+    import threading
+    from support import wait_until_idle
+
+    loop = new_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+
+    def child():
+        new = new_event_loop()
+        new.call_soon_threadsafe(new.stop)
+        new.run_forever()
+        new.close()
+        print("child")
+
+    in_child(child)
+
+    def wake():
+        wait_until_idle(os.getpid(), threading.main_thread().native_id)
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=wake)
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join()
+    print("parent")
+    loop.close()
+    """
+    assert run(loop_name, code) == ["child", "parent"]
+
+
+def test_a_multiprocessing_child_runs_a_loop(loop_name):
+    code = """
+    import multiprocessing
+
+    def child(queue):
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            queue.put(runner.run(echo()))
+
+    async def main():
+        context = multiprocessing.get_context("fork")
+        queue = context.SimpleQueue()
+        process = context.Process(target=child, args=(queue,))
+        process.start()
+        process.join()
+        return queue.get()
+
+    if sys.version_info < (3, 12): os.register_at_fork(after_in_child=lambda: asyncio._set_running_loop(None))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        print(runner.run(main()))
+    """
+    assert run(loop_name, code) == ["echoed"]

@@ -1,0 +1,149 @@
+"""Datagrams, pipes, files and child processes: one look at each, on this loop."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+import pytest
+from checker import Recorder, receive_all, receive_exactly
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.received = asyncio.Queue()
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data, address):
+        self.received.put_nowait((data, address))
+
+    def error_received(self, exc):
+        self.received.put_nowait(exc)
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+async def test_datagrams_go_both_ways(loop):
+    one, first = await loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0))
+    two, second = await loop.create_datagram_endpoint(Datagrams, remote_addr=one.get_extra_info("sockname"))
+    two.sendto(b"question")
+    data, address = await first.received.get()
+    assert (data, address) == (b"question", two.get_extra_info("sockname"))
+    one.sendto(b"answer", address)
+    assert await second.received.get() == (b"answer", one.get_extra_info("sockname"))
+    for transport, protocol in ((one, first), (two, second)):
+        transport.close()
+        assert await protocol.lost is None
+
+
+async def test_a_datagram_to_nobody_is_an_error(loop):
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        address = sock.getsockname()
+    transport, protocol = await loop.create_datagram_endpoint(Datagrams, remote_addr=address)
+    transport.sendto(b"x")
+    assert isinstance(await protocol.received.get(), ConnectionRefusedError)
+    transport.abort()
+    await protocol.lost
+
+
+async def test_a_pipe_is_read(loop):
+    read, write = os.pipe()
+    transport, protocol = await loop.connect_read_pipe(Recorder, os.fdopen(read, "rb", 0))
+    os.write(write, b"through the pipe")
+    assert await protocol.received(16) == b"through the pipe"
+    os.close(write)
+    assert await protocol.lost is None
+    assert "eof_received" in protocol.calls
+
+
+async def test_a_pipe_is_written(loop):
+    read, write = os.pipe()
+    transport, protocol = await loop.connect_write_pipe(Recorder, os.fdopen(write, "wb", 0))
+    transport.write(b"through the pipe")
+    assert os.read(read, 100) == b"through the pipe"
+    os.close(read)
+    await protocol.lost
+
+
+async def test_a_file_is_sent_through_a_transport(loop, socket_pair, tmp_path):
+    one, other = socket_pair
+    payload = bytes(range(256)) * 2000
+    (tmp_path / "file").write_bytes(payload)
+    transport, protocol = await loop.create_connection(Recorder, sock=one)
+    transport.write(b"head")
+    with open(tmp_path / "file", "rb") as file:
+        sending = loop.create_task(loop.sendfile(transport, file))
+        assert await receive_exactly(loop, other, 4 + len(payload)) == b"head" + payload
+        assert await sending == len(payload)
+    transport.write(b"tail")
+    transport.close()
+    assert await receive_all(loop, other) == b"tail"
+    await protocol.lost
+
+
+async def test_a_file_is_sent_through_a_socket(loop, socket_pair, tmp_path):
+    one, other = socket_pair
+    payload = bytes(range(256)) * 2000
+    (tmp_path / "file").write_bytes(payload)
+    with open(tmp_path / "file", "rb") as file:
+        sending = loop.create_task(loop.sock_sendfile(one, file, 256, 1000 * 256))
+        assert await receive_exactly(loop, other, 1000 * 256) == payload[: 1000 * 256]
+        assert await sending == 1000 * 256
+
+
+@pytest.fixture
+def child_watcher(loop):
+    """Python before 3.12 waits for children through a watcher that belongs to the current loop."""
+    if sys.version_info < (3, 12):
+        asyncio.set_event_loop(loop)
+        yield
+        asyncio.get_event_loop_policy()._watcher = None
+        asyncio.set_event_loop(None)
+    else:
+        yield
+
+
+async def run(*args, **options):
+    return await asyncio.create_subprocess_exec(sys.executable, "-c", *args, **options)
+
+
+async def test_a_child_gets_input_and_gives_output(loop, child_watcher):
+    child = await run(
+        "import sys; print(sys.stdin.read().upper()); print('error', file=sys.stderr)",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert await child.communicate(b"input") == (b"INPUT\n", b"error\n")
+    assert child.returncode == 0
+
+
+async def test_a_child_that_fails_tells_its_status(loop, child_watcher):
+    child = await run("raise SystemExit(7)")
+    assert await child.wait() == 7
+
+
+async def test_a_child_can_be_killed(loop, child_watcher):
+    child = await run("import time; print('ready', flush=True); time.sleep(1000)", stdout=asyncio.subprocess.PIPE)
+    assert await child.stdout.readline() == b"ready\n"
+    child.kill()
+    assert await child.wait() == -signal.SIGKILL
+
+
+async def test_several_children_at_once(loop, child_watcher):
+    children = [await run(f"raise SystemExit({number})") for number in range(5)]
+    assert await asyncio.gather(*(child.wait() for child in children)) == [0, 1, 2, 3, 4]
+
+
+async def test_a_child_that_does_not_exist_is_an_error(loop, child_watcher):
+    with pytest.raises(FileNotFoundError):
+        await asyncio.create_subprocess_exec("/no/such/program")
+
+
+async def test_a_shell_runs(loop, child_watcher):
+    child = await asyncio.create_subprocess_shell("echo shell && exit 3", stdout=asyncio.subprocess.PIPE)
+    assert (await child.communicate())[0] == b"shell\n"
+    assert child.returncode == 3

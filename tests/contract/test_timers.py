@@ -1,0 +1,234 @@
+"""call_later and call_at."""
+
+import asyncio
+import math
+import random
+import time
+
+import pytest
+
+# The loop may treat a timer as due when the clock cannot tell the difference.
+RESOLUTION = time.get_clock_info("monotonic").resolution
+
+
+def run_for(loop, seconds):
+    loop.call_later(seconds, loop.stop)
+    loop.run_forever()
+
+
+def test_time_is_the_monotonic_clock(loop):
+    before = time.monotonic()
+    now = loop.time()
+    assert isinstance(now, float)
+    assert before <= now <= time.monotonic()
+
+
+def test_a_timer_is_never_early(loop):
+    early = []
+
+    def check(due):
+        if loop.time() < due - RESOLUTION:
+            early.append((due, loop.time()))
+
+    generator = random.Random(1)
+    for _ in range(300):
+        due = loop.time() + generator.random() / 20
+        loop.call_at(due, check, due)
+    run_for(loop, 0.1)
+    assert early == []
+
+
+@pytest.mark.parametrize("delay", [1e-6, 50e-6, 200e-6, 1e-3, 1.5e-3, 9.99e-3])
+def test_a_lonely_timer_is_never_early(loop, delay):
+    begin = loop.time()
+    run_for(loop, delay)
+    assert loop.time() >= begin + delay - RESOLUTION
+
+
+def test_timers_run_in_the_order_of_their_times(loop):
+    ran = []
+    base = loop.time()
+    order = list(range(200))
+    random.Random(2).shuffle(order)
+    for number in order:
+        loop.call_at(base + number / 10000, ran.append, number)
+    run_for(loop, 0.05)
+    assert ran == sorted(order)
+
+
+def test_timers_of_the_past_run_in_the_order_of_their_times(loop):
+    ran = []
+    for when in (5.0, 1.0, 3.0, 2.0, 4.0):
+        loop.call_at(when, ran.append, when)
+    loop.stop()
+    loop.run_forever()
+    assert ran == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_timers_of_one_time_all_run(loop):
+    ran = []
+    when = loop.time() + 0.002
+    for number in range(50):
+        loop.call_at(when, ran.append, number)
+    run_for(loop, 0.01)
+    assert sorted(ran) == list(range(50))
+
+
+def test_an_earlier_timer_set_later_runs_first(loop):
+    ran = []
+    loop.call_later(0.02, ran.append, "late")
+    loop.call_later(0.001, ran.append, "early")
+    run_for(loop, 0.04)
+    assert ran == ["early", "late"]
+
+
+def test_a_timer_set_while_another_is_awaited_runs(loop):
+    ran = []
+    loop.call_later(1000, ran.append, "never").cancel()
+    loop.call_later(1000, ran.append, "never")
+    loop.call_soon(loop.call_later, 0.001, loop.stop)
+    loop.run_forever()
+    assert ran == []
+
+
+@pytest.mark.parametrize("delay", [0, 0.0, -1, -1e9, -math.inf])
+def test_a_delay_of_zero_or_less_means_the_next_tick(loop, delay):
+    ran = []
+    loop.call_later(delay, ran.append, 1)
+    loop.stop()
+    loop.run_forever()
+    assert ran == [1]
+
+
+def test_a_timer_set_by_a_timer_waits_for_the_next_tick(loop):
+    ran = []
+    loop.call_later(0, lambda: loop.call_later(-1, ran.append, "second"))
+    loop.stop()
+    loop.run_forever()
+    assert ran == []
+    loop.stop()
+    loop.run_forever()
+    assert ran == ["second"]
+
+
+@pytest.mark.parametrize("delay", [math.inf, 1e12, 10**10])
+def test_a_timer_far_away_never_runs_and_does_no_harm(loop, delay):
+    ran = []
+    timer = loop.call_later(delay, ran.append, 1)
+    run_for(loop, 0.001)
+    timer.cancel()
+    assert ran == []
+
+
+def test_the_loop_sleeps_through_a_timer_that_is_infinitely_far(loop):
+    # With nothing else to wait for, the loop must still turn infinity into a sleep.
+    timer = loop.call_later(math.inf, print)
+    loop.call_soon(loop.run_in_executor, None, lambda: loop.call_soon_threadsafe(loop.stop))
+    loop.run_forever()
+    timer.cancel()
+
+
+def test_when_is_the_time_that_was_asked_for(loop):
+    assert loop.call_at(123.25, print).when() == 123.25
+    before = loop.time()
+    when = loop.call_later(10, print).when()
+    assert before + 10 <= when <= loop.time() + 10
+    loop.close()
+
+
+def test_whole_numbers_are_times(loop):
+    ran = []
+    loop.call_later(0, ran.append, 1)
+    loop.call_at(0, ran.append, 2)
+    loop.stop()
+    loop.run_forever()
+    assert sorted(ran) == [1, 2]
+
+
+def test_none_is_no_time(loop):
+    with pytest.raises(TypeError, match=r"^delay must not be None$"):
+        loop.call_later(None, print)
+    with pytest.raises(TypeError, match=r"^when cannot be None$"):
+        loop.call_at(None, print)
+
+
+def test_text_is_no_delay(loop):
+    with pytest.raises(TypeError):
+        loop.call_later("1", print)
+
+
+def test_a_cancelled_timer_never_runs(loop):
+    ran = []
+    loop.call_later(0.001, ran.append, 1).cancel()
+    loop.call_later(0, ran.append, 2).cancel()
+    run_for(loop, 0.005)
+    assert ran == []
+
+
+def test_a_due_timer_can_be_cancelled_by_a_callback_of_its_batch(loop):
+    ran = []
+    loop.call_at(1, lambda: second.cancel())
+    second = loop.call_at(2, ran.append, "second")
+    loop.stop()
+    loop.run_forever()
+    assert ran == []
+
+
+def test_cancelling_most_timers_leaves_the_others(loop):
+    ran = []
+    timers = [loop.call_later(number / 100000, ran.append, number) for number in range(1000)]
+    for number, timer in enumerate(timers):
+        if number % 10:
+            timer.cancel()
+    run_for(loop, 0.03)
+    assert ran == list(range(0, 1000, 10))
+
+
+def test_a_timer_cancelled_after_it_ran_is_harmless(loop):
+    timer = loop.call_later(0, lambda: None)
+    run_for(loop, 0.001)
+    timer.cancel()
+    assert timer.cancelled()
+    run_for(loop, 0.001)
+
+
+def test_sleep_sleeps_long_enough(loop):
+    begin = loop.time()
+    loop.run_until_complete(asyncio.sleep(0.003))
+    assert loop.time() >= begin + 0.003 - RESOLUTION
+
+
+def test_a_cancelled_sleep_ends_at_once(loop):
+    async def main():
+        task = asyncio.create_task(asyncio.sleep(1000))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    loop.run_until_complete(main())
+
+
+def test_sleeps_end_in_the_order_of_their_times(loop):
+    ended = []
+
+    async def sleeper(seconds):
+        await asyncio.sleep(seconds)
+        ended.append(seconds)
+
+    async def main():
+        await asyncio.gather(*(sleeper(n / 1000) for n in (5, 1, 4, 2, 3)))
+
+    loop.run_until_complete(main())
+    assert ended == [0.001, 0.002, 0.003, 0.004, 0.005]
+
+
+def test_wait_for_gives_up(loop):
+    async def main():
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(loop.create_future(), 0.001)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await loop.create_future()
+
+    loop.run_until_complete(main())

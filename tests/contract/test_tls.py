@@ -1,0 +1,141 @@
+"""TLS on the loop, with the certificate that comes with CPython's own tests."""
+
+import asyncio
+import pathlib
+import ssl
+
+import pytest
+from checker import Recorder, polled
+
+test_package = pytest.importorskip("test", reason="this Python comes without its tests, and so without a certificate")
+CERTIFICATE = pathlib.Path(test_package.__file__).parent / "certdata" / "keycert.pem"
+
+pytestmark = pytest.mark.skipif(not CERTIFICATE.exists(), reason="no certificate beside CPython's tests")
+
+PAYLOAD = bytes(range(256)) * 10_000
+
+
+@pytest.fixture
+def contexts():
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(CERTIFICATE)
+    client = ssl.create_default_context(cafile=CERTIFICATE)
+    return server, client
+
+
+@pytest.fixture
+def connect(loop, contexts):
+    """Connects a client to a server with the given handler: (reader, writer)."""
+    server_context, client_context = contexts
+    opened = []
+
+    async def connect(handler, context=client_context, **options):
+        server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=server_context)
+        opened.append(server)
+        reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(), ssl=context, server_hostname="localhost", **options
+        )
+        opened.append(writer)
+        return reader, writer
+
+    yield connect
+
+    async def close_all():
+        for each in reversed(opened):
+            each.close()
+            await each.wait_closed()
+
+    loop.run_until_complete(close_all())
+
+
+async def echo(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+async def test_an_echo_over_tls(loop, connect):
+    reader, writer = await connect(echo)
+    writer.write(b"secret")
+    assert await reader.readexactly(6) == b"secret"
+
+
+async def test_much_goes_both_ways(loop, connect):
+    reader, writer = await connect(echo)
+    writer.write(PAYLOAD)
+    assert await reader.readexactly(len(PAYLOAD)) == PAYLOAD
+
+
+async def test_the_end_of_the_server_is_the_end_of_the_stream(loop, connect):
+    async def handler(reader, writer):
+        writer.write(b"goodbye")
+        writer.close()
+
+    reader, _ = await connect(handler)
+    assert await reader.read() == b"goodbye"
+
+
+async def test_extra_info_tells_about_the_tls_connection(loop, connect, contexts):
+    _, writer = await connect(echo)
+    assert writer.get_extra_info("sslcontext") is contexts[1]
+    assert isinstance(writer.get_extra_info("ssl_object"), ssl.SSLObject)
+    assert writer.get_extra_info("cipher")
+    assert writer.get_extra_info("peercert")["subject"]
+    assert writer.get_extra_info("peername")
+
+
+async def test_a_certificate_that_is_not_trusted_is_an_error(loop, connect):
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await connect(echo, ssl.create_default_context())
+    await polled(loop)
+
+
+async def test_ssl_is_never_ignored(loop, contexts):
+    """A client that does not speak TLS gets nothing from a TLS server."""
+    made = []
+
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            made.append(transport)
+
+    server = await loop.create_server(Protocol, "127.0.0.1", 0, ssl=contexts[0])
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    received = await reader.read()
+    assert not received.startswith(b"HTTP")
+    assert made == []
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_start_tls_upgrades_a_connection(loop, contexts):
+    server_context, client_context = contexts
+
+    async def handler(reader, writer):
+        assert await reader.readline() == b"STARTTLS\n"
+        writer.write(b"ready\n")
+        await writer.start_tls(server_context)
+        writer.write(await reader.readline())
+        writer.close()
+
+    async with await asyncio.start_server(handler, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"STARTTLS\n")
+        assert await reader.readline() == b"ready\n"
+        await writer.start_tls(client_context, server_hostname="localhost")
+        writer.write(b"secret\n")
+        assert await reader.readline() == b"secret\n"
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_many_connections_at_once(loop, connect, contexts):
+    async def client():
+        reader, writer = await connect(echo)
+        writer.write(b"x" * 1000)
+        assert await reader.readexactly(1000) == b"x" * 1000
+
+    await asyncio.gather(*(client() for _ in range(5)))

@@ -1,0 +1,170 @@
+"""What the package offers beside the loop itself."""
+
+import asyncio
+import sys
+import threading
+
+import pytest
+import velodrome
+from support import run_child
+
+
+async def running():
+    return asyncio.get_running_loop()
+
+
+def test_new_event_loop_makes_a_loop():
+    loop = velodrome.new_event_loop()
+    assert type(loop) is velodrome.Loop
+    assert isinstance(loop, asyncio.AbstractEventLoop)
+    loop.close()
+
+
+def test_a_new_loop_is_nobodys_current_loop():
+    def target():
+        loop = velodrome.new_event_loop()
+        with pytest.raises(RuntimeError):
+            asyncio.get_event_loop()
+        loop.close()
+        done.append(True)
+
+    done = []
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+def test_run_runs_on_velodrome_and_closes_the_loop():
+    loop = velodrome.run(running())
+    assert type(loop) is velodrome.Loop
+    assert loop.is_closed()
+
+
+def test_run_raises_what_the_coroutine_raised():
+    async def fail():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        velodrome.run(fail())
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_run_sets_debug(debug):
+    async def get_debug():
+        return asyncio.get_running_loop().get_debug()
+
+    assert velodrome.run(get_debug(), debug=debug) is debug
+
+
+def test_run_takes_another_factory():
+    assert type(velodrome.run(running(), loop_factory=asyncio.SelectorEventLoop)) is asyncio.SelectorEventLoop
+
+
+def test_run_inside_a_running_loop_is_an_error():
+    async def nested():
+        coroutine = running()
+        with pytest.raises(RuntimeError, match="cannot be called from a running event loop"):
+            velodrome.run(coroutine)
+        coroutine.close()
+
+    velodrome.run(nested())
+
+
+def test_run_wants_a_coroutine():
+    with pytest.raises((TypeError, ValueError)):
+        velodrome.run(42)
+
+
+def test_the_version_is_a_version():
+    assert velodrome.__version__.split(".")[0].isdigit()
+    assert "__version__" in velodrome.__all__
+
+
+def test_importing_velodrome_touches_no_policy():
+    """Policies warn on the Pythons that deprecate them; only who asks for velodrome's shall see that."""
+    code = """
+        import asyncio, velodrome
+        velodrome.new_event_loop().close()
+        velodrome.run(asyncio.sleep(0))
+        print("quiet")
+    """
+    assert run_child("velodrome", code, options=["-W", "error"]).stdout == "quiet\n"
+
+
+def test_install_makes_velodromes_loops_the_default():
+    code = """
+        import asyncio, velodrome, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        velodrome.install()
+        async def running():
+            return asyncio.get_running_loop()
+        print(type(asyncio.run(running())) is velodrome.Loop)
+        loop = asyncio.new_event_loop()
+        print(type(loop) is velodrome.Loop)
+        loop.close()
+        velodrome.uninstall()
+        loop = asyncio.new_event_loop()
+        print(type(loop) is velodrome.Loop)
+        loop.close()
+    """
+    assert run_child("velodrome", code).stdout.split() == ["True", "True", "False"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="policies are deprecated since 3.14")
+def test_install_warns_where_policies_are_deprecated():
+    code = """
+        import velodrome, warnings
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            velodrome.install()
+        print([(warning.category.__name__, warning.filename) for warning in caught])
+    """
+    assert run_child("velodrome", code).stdout == "[('DeprecationWarning', '<string>')]\n"
+
+
+def test_the_policy_gives_each_thread_a_loop_of_its_own():
+    code = """
+        import asyncio, threading, velodrome, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(velodrome.EventLoopPolicy())
+        seen = []
+        def target():
+            loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+            seen.append(asyncio.get_event_loop() is loop and type(loop) is velodrome.Loop)
+            loop.close()
+        threads = [threading.Thread(target=target) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+        print(seen)
+    """
+    assert run_child("velodrome", code).stdout == "[True, True, True]\n"
+
+
+def test_a_subclass_may_override_what_runs_often():
+    """The quick ways past the interpreter are for the loop's exact type; a subclass sees every call."""
+    calls = []
+
+    class Counting(velodrome.Loop):
+        def call_soon(self, callback, *args, context=None):
+            calls.append(callback)
+            return super().call_soon(callback, *args, context=context)
+
+    loop = Counting()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert len(calls) >= 2
+
+
+def test_timers_of_one_time_run_in_the_order_of_registration():
+    loop = velodrome.new_event_loop()
+    ran = []
+    when = loop.time() + 0.001
+    for number in range(500):
+        loop.call_at(when, ran.append, number)
+    loop.call_at(when, loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert ran == list(range(500))
