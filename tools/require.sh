@@ -11,7 +11,7 @@ lack() { missing+="  $1"$'\n'"      $2"$'\n'; }
 have() { type -P "$1" >/dev/null; }
 
 oldest_rust=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
-oldest_rust=${oldest_rust:-1.85}
+oldest_rust=${oldest_rust:-1.88}
 rust_hint="Debian 13: apt-get install cargo rustc. Debian 12's is too old: install rustup
       (https://rustup.rs), then: rustup toolchain install stable"
 

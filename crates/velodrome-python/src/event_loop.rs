@@ -176,25 +176,32 @@ fn missing(function: &str, names: &[&str]) -> PyErr {
     ))
 }
 
-/// Takes the callback, its arguments and the context out of a call whose first `skip` arguments
-/// are something else.
+/// The part that all registrations have in common, borrowed from the caller.
+#[derive(Clone, Copy)]
+struct Registration<'a> {
+    callback: *mut ffi::PyObject,
+    arguments: &'a [*mut ffi::PyObject],
+    context: Option<*mut ffi::PyObject>,
+}
+
+/// Takes `(callback, *args, context=None)` apart.
 #[inline]
 fn registration<'a, 'py>(
     py: Python<'py>,
     function: &str,
     arguments: Arguments<'a, 'py>,
-) -> PyResult<(*mut ffi::PyObject, &'a [*mut ffi::PyObject], Option<*mut ffi::PyObject>)> {
+) -> PyResult<Registration<'a>> {
     let positional = arguments.positional();
     if !arguments.has_keywords() {
         let (&callback, rest) =
             positional.split_first().ok_or_else(|| missing(function, &["callback"]))?;
-        return Ok((callback, rest, None));
+        return Ok(Registration { callback, arguments: rest, context: None });
     }
     let [context, callback] =
         arguments.take_keywords(function, [intern!(py, "context"), intern!(py, "callback")])?;
     match (callback, positional.split_first()) {
-        (None, Some((&callback, rest))) => Ok((callback, rest, context)),
-        (Some(callback), None) => Ok((callback, &[], context)),
+        (None, Some((&callback, rest))) => Ok(Registration { callback, arguments: rest, context }),
+        (Some(callback), None) => Ok(Registration { callback, arguments: &[], context }),
         (Some(_), Some(_)) => Err(PyTypeError::new_err(format!(
             "{function}() got multiple values for argument 'callback'"
         ))),
@@ -202,12 +209,8 @@ fn registration<'a, 'py>(
     }
 }
 
-fn new_handle(
-    slf: &Bound<'_, Loop>,
-    callback: *mut ffi::PyObject,
-    arguments: &[*mut ffi::PyObject],
-    context: Option<*mut ffi::PyObject>,
-) -> PyResult<Handle> {
+fn new_handle(slf: &Bound<'_, Loop>, registration: Registration<'_>) -> PyResult<Handle> {
+    let Registration { callback, arguments, context } = registration;
     let py = slf.py();
     let held = Held::new(py, arguments)?;
     // SAFETY: an argument of the call under way.
@@ -225,8 +228,9 @@ fn call_soon<'py>(
     if state.debug.get() {
         return Loop::base(slf, "call_soon", arguments);
     }
-    let (callback, rest, context) = registration(py, "call_soon", arguments)?;
+    let registration = registration(py, "call_soon", arguments)?;
     let model = slf.get().model(py)?;
+    let Registration { callback, arguments: rest, context } = registration;
     if let (Some(context), 0..=1, true) = (context, rest.len(), state.exact.get())
         && loaded(py).step_lane.recognises(callback)
     {
@@ -241,7 +245,7 @@ fn call_soon<'py>(
         model.call_soon(Callback::Step { step, argument, context });
         return Ok(py.None());
     }
-    let handle = Py::new(py, new_handle(slf, callback, rest, context)?)?;
+    let handle = Py::new(py, new_handle(slf, registration)?)?;
     model.call_soon(Callback::Handle(handle.clone_ref(py)));
     Ok(handle.into_any())
 }
@@ -254,10 +258,10 @@ fn call_soon_threadsafe<'py>(
     if slf.get().state(py).debug.get() {
         return Loop::base(slf, "call_soon_threadsafe", arguments);
     }
-    let (callback, rest, context) = registration(py, "call_soon_threadsafe", arguments)?;
+    let registration = registration(py, "call_soon_threadsafe", arguments)?;
     // A closed loop is refused before anything is made for it.
     drop(slf.get().model(py)?);
-    let handle = Py::new(py, new_handle(slf, callback, rest, context)?.thread_safe(py))?;
+    let handle = Py::new(py, new_handle(slf, registration)?.thread_safe(py))?;
     push_from_any_thread(slf, Callback::Handle(handle.clone_ref(py)))?;
     Ok(handle.into_any())
 }
@@ -287,12 +291,10 @@ fn seconds(ns: u64) -> f64 {
 fn add_timer(
     slf: &Bound<'_, Loop>,
     when: f64,
-    callback: *mut ffi::PyObject,
-    arguments: &[*mut ffi::PyObject],
-    context: Option<*mut ffi::PyObject>,
+    registration: Registration<'_>,
 ) -> PyResult<Py<PyAny>> {
     let py = slf.py();
-    let handle = new_handle(slf, callback, arguments, context)?;
+    let handle = new_handle(slf, registration)?;
     let timer = Py::new(py, TimerHandle::new(handle, when))?;
     slf.get().model(py)?.call_at(deadline_ns(when), Timer::Native(timer.clone_ref(py)));
     Ok(timer.into_any())
@@ -304,12 +306,7 @@ fn timed_registration<'a, 'py>(
     function: &str,
     first_name: &Bound<'py, pyo3::types::PyString>,
     arguments: Arguments<'a, 'py>,
-) -> PyResult<(
-    Bound<'py, PyAny>,
-    *mut ffi::PyObject,
-    &'a [*mut ffi::PyObject],
-    Option<*mut ffi::PyObject>,
-)> {
+) -> PyResult<(Bound<'py, PyAny>, Registration<'a>)> {
     let [context, first, callback] = if arguments.has_keywords() {
         arguments.take_keywords(
             function,
@@ -336,7 +333,7 @@ fn timed_registration<'a, 'py>(
     };
     // SAFETY: an argument of the call under way.
     let first = unsafe { Bound::from_borrowed_ptr(py, first) };
-    Ok((first, callback, positional, context))
+    Ok((first, Registration { callback, arguments: positional, context }))
 }
 
 fn call_later<'py>(
@@ -348,7 +345,7 @@ fn call_later<'py>(
     if state.debug.get() {
         return Loop::base(slf, "call_later", arguments);
     }
-    let (delay, callback, rest, context) =
+    let (delay, registration) =
         timed_registration(py, "call_later", intern!(py, "delay"), arguments)?;
     if delay.is_none() {
         return Err(PyTypeError::new_err("delay must not be None"));
@@ -359,7 +356,7 @@ fn call_later<'py>(
         // Whatever Python can add to a float, with its errors.
         Err(_) => PyFloat::new(py, now).add(delay)?.extract()?,
     };
-    add_timer(slf, when, callback, rest, context)
+    add_timer(slf, when, registration)
 }
 
 fn call_at<'py>(
@@ -367,14 +364,14 @@ fn call_at<'py>(
     slf: &Bound<'py, Loop>,
     arguments: Arguments<'_, 'py>,
 ) -> PyResult<Py<PyAny>> {
-    let (when, callback, rest, context) =
-        timed_registration(py, "call_at", intern!(py, "when"), arguments)?;
+    let (when, registration) = timed_registration(py, "call_at", intern!(py, "when"), arguments)?;
     if when.is_none() {
         return Err(PyTypeError::new_err("when cannot be None"));
     }
     drop(slf.get().model(py)?);
     if slf.get().state(py).debug.get() {
-        let arguments = Held::new(py, rest)?.to_tuple(py)?;
+        let Registration { callback, arguments, context } = registration;
+        let arguments = Held::new(py, arguments)?.to_tuple(py)?;
         // SAFETY: arguments of the call under way.
         let (callback, context) = unsafe {
             (
@@ -385,7 +382,7 @@ fn call_at<'py>(
         let made = seam(py, "call_at_debug", (slf, when, callback, arguments, context))?;
         return Ok(made.unbind());
     }
-    add_timer(slf, when.extract()?, callback, rest, context)
+    add_timer(slf, when.extract()?, registration)
 }
 
 fn time<'py>(

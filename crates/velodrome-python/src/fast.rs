@@ -117,20 +117,17 @@ impl<'a, 'py> Arguments<'a, 'py> {
     pub fn to_call(
         self,
     ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, pyo3::types::PyDict>>)> {
-        let tuple = PyTuple::new(
-            self.py,
-            // SAFETY: the caller's array holds borrowed references that live as long as the call.
-            self.positional()
-                .iter()
-                .map(|&value| unsafe { Bound::<PyAny>::from_borrowed_ptr(self.py, value) }),
-        )?;
+        // SAFETY: the caller's array holds borrowed references that live as long as the call.
+        let object = |value: *mut ffi::PyObject| unsafe {
+            Bound::<PyAny>::from_borrowed_ptr(self.py, value)
+        };
+        let tuple = PyTuple::new(self.py, self.positional().iter().map(|&value| object(value)))?;
         if !self.has_keywords() {
             return Ok((tuple, None));
         }
         let dict = pyo3::types::PyDict::new(self.py);
         for (name, value) in self.keywords() {
-            // SAFETY: as above.
-            dict.set_item(name, unsafe { Bound::<PyAny>::from_borrowed_ptr(self.py, value) })?;
+            dict.set_item(name, object(value))?;
         }
         Ok((tuple, Some(dict)))
     }
