@@ -17,13 +17,18 @@ _USAGE = "usage: python -m velodrome SCRIPT | -m MODULE | -c CODE [ARGS]"
 
 
 def patch():
-    """Make velodrome's loops wherever asyncio makes one by default."""
-    asyncio.new_event_loop = asyncio.events.new_event_loop = velodrome.new_event_loop
-    policy = getattr(asyncio.events, "_get_event_loop_policy", None)
-    policy = (policy or asyncio.events.get_event_loop_policy)()
-    # The default policy makes its loops by this class attribute.
-    if isinstance(getattr(type(policy), "_loop_factory", None), type):
-        type(policy)._loop_factory = velodrome.Loop
+    """Make velodrome's loops wherever asyncio makes one by default.
+
+    A program that brings a policy or a loop factory of its own still gets its own.
+    """
+    get_policy = getattr(asyncio.events, "_get_event_loop_policy", None) or getattr(
+        asyncio.events, "get_event_loop_policy", None
+    )
+    if get_policy is None:  # 3.16: there are no policies any more
+        asyncio.new_event_loop = asyncio.events.new_event_loop = velodrome.new_event_loop
+    else:
+        # The default policy makes its loops by this attribute of its class.
+        type(get_policy())._loop_factory = velodrome.Loop
     if hasattr(asyncio, "EventLoop"):
         asyncio.EventLoop = velodrome.Loop
 

@@ -44,13 +44,13 @@ class _RegistryView:
         pass
 
 
-class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioLoop):
+class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioLoop):  # type: ignore[misc]
     """An asyncio event loop."""
 
     def __init__(self) -> None:
         join_writes = os.environ.get("VELODROME_JOIN_WRITES", "1") != "0"
         self._set_up(type(self) is Loop, join_writes)
-        _AsyncioLoop.__init__(self, _RegistryView(self))
+        _AsyncioLoop.__init__(self, _RegistryView(self))  # type: ignore[arg-type]
 
     def _make_self_pipe(self) -> None:
         """asyncio's way to wake a sleeping loop; the native part has its own."""

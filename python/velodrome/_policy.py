@@ -2,16 +2,22 @@
 
 import asyncio
 import sys
+import typing
 import warnings
 
 from ._loop import Loop
 
-with warnings.catch_warnings():
-    # The names warn on 3.14 and later; whoever imports this module has asked for them.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    _Base = getattr(asyncio, "DefaultEventLoopPolicy", None)
-    _set_policy = getattr(asyncio, "set_event_loop_policy", None)
-    _get_policy = getattr(asyncio, "get_event_loop_policy", None)
+if typing.TYPE_CHECKING:
+    from asyncio import DefaultEventLoopPolicy as _Base
+    from asyncio import get_event_loop_policy as _get_policy
+    from asyncio import set_event_loop_policy as _set_policy
+else:
+    with warnings.catch_warnings():
+        # The names warn on 3.14 and later; whoever imports this module has asked for them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        _Base = getattr(asyncio, "DefaultEventLoopPolicy", None)
+        _set_policy = getattr(asyncio, "set_event_loop_policy", None)
+        _get_policy = getattr(asyncio, "get_event_loop_policy", None)
 
 if _Base is None:
     raise ImportError(

@@ -2,7 +2,7 @@
 
 import asyncio.base_events
 
-_check_ssl_socket = asyncio.base_events._check_ssl_socket
+_check_ssl_socket = asyncio.base_events._check_ssl_socket  # type: ignore[attr-defined]
 
 
 class SockMethods:

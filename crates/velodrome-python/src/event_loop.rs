@@ -501,7 +501,7 @@ pub const METHODS: &[Method] = &[
     Method {
         name: c"call_soon",
         call: raw_call_soon,
-        doc: c"call_soon($self, callback, /, *args, context=None)\n--\n\n\
+        doc: c"call_soon($self, callback, *args, context=None)\n--\n\n\
                Call callback(*args) in the next iteration of the loop, in order of registration.\n\n\
                It runs in context, or in a copy of the current one. Only from the loop's own\n\
                thread; elsewhere use call_soon_threadsafe. Returns a Handle. Raises RuntimeError\n\
@@ -510,13 +510,13 @@ pub const METHODS: &[Method] = &[
     Method {
         name: c"call_soon_threadsafe",
         call: raw_call_soon_threadsafe,
-        doc: c"call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n\
+        doc: c"call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n\
                Like call_soon, from any thread; ends the loop's sleep.",
     },
     Method {
         name: c"call_later",
         call: raw_call_later,
-        doc: c"call_later($self, delay, callback, /, *args, context=None)\n--\n\n\
+        doc: c"call_later($self, delay, callback, *args, context=None)\n--\n\n\
                Call callback(*args) after delay seconds (zero or less: in the next iteration).\n\n\
                Never early. Only from the loop's own thread. Returns a TimerHandle. Raises\n\
                TypeError if delay is None, RuntimeError if the loop is closed.",
@@ -524,7 +524,7 @@ pub const METHODS: &[Method] = &[
     Method {
         name: c"call_at",
         call: raw_call_at,
-        doc: c"call_at($self, when, callback, /, *args, context=None)\n--\n\n\
+        doc: c"call_at($self, when, callback, *args, context=None)\n--\n\n\
                Like call_later, at an absolute time on the clock of time(), in seconds.",
     },
     Method {
@@ -546,7 +546,7 @@ pub const METHODS: &[Method] = &[
     Method {
         name: c"create_task",
         call: raw_create_task,
-        doc: c"create_task($self, coro, /, **kwargs)\n--\n\n\
+        doc: c"create_task($self, coro, **kwargs)\n--\n\n\
                Schedule a coroutine and return its Task.\n\n\
                The keyword arguments are those of asyncio.Task in the running Python. Raises\n\
                RuntimeError if the loop is closed.",
