@@ -51,8 +51,16 @@ pub struct State {
     join_writes: Cell<bool>,
 }
 
-/// Reads up to this size land in the scratch buffer.
-pub const SCRATCH_BYTES: usize = 64 * 1024;
+/// A read takes at most so much.
+pub const SCRATCH_BYTES: usize = 256 * 1024;
+
+/// Messages of about 100 KiB are allocated and freed all the time. glibc starts by giving memory
+/// of that size back to the kernel at each free, and learns to keep it from the first larger block
+/// that is freed: this is that block.
+fn prepare_allocator() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(1024 * 1024))));
+}
 
 #[pyclass(frozen, subclass, module = "velodrome._native")]
 pub struct Loop(GilBound<State>);
@@ -130,7 +138,7 @@ impl Loop {
         self.0.get(py).user_wakeup_fd.get()
     }
 
-    fn runs_in_this_thread(&self, py: Python<'_>) -> bool {
+    pub fn runs_in_this_thread(&self, py: Python<'_>) -> bool {
         self.0.get(py).thread.get() == Some(thread_ident())
     }
 
@@ -655,6 +663,7 @@ impl Loop {
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         imports(py)?;
+        prepare_allocator();
         Ok(Loop(GilBound::new(State {
             model: RefCell::new(Some(EventLoop::new().map_err(os_error)?)),
             thread: Cell::new(None),

@@ -5,7 +5,7 @@
 //! used instead (see `event_loop.rs`), so there is nothing of debugging here.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     sync::{Condvar, Mutex, PoisonError},
     time::Duration,
 };
@@ -33,19 +33,32 @@ enum Sharing {
     Local,
     /// Made by `call_soon_threadsafe`: cancelling waits for a call that is under way.
     ThreadSafe,
-    /// As `ThreadSafe`, and under way in the thread of this identity.
-    RunningIn(usize),
+    /// As `ThreadSafe`, and under way in the loop's thread.
+    Running,
 }
 
+/// Small, because a loop may hold many: cells that are taken out and put back, not `RefCell`s.
 struct Inner {
     /// `None` once cancelled.
-    callback: RefCell<Option<Py<PyAny>>>,
-    arguments: RefCell<Held>,
+    callback: Cell<Option<Py<PyAny>>>,
+    arguments: Cell<Held>,
     /// `None` only after the garbage collector cleared it.
-    context: RefCell<Option<Py<PyAny>>>,
-    event_loop: RefCell<Option<Py<Loop>>>,
+    context: Cell<Option<Py<PyAny>>>,
+    event_loop: Cell<Option<Py<Loop>>>,
     cancelled: Cell<bool>,
     sharing: Cell<Sharing>,
+}
+
+/// Looks at what is in a cell. `look` must not reach the cell again.
+fn peek<T: Default, R>(cell: &Cell<T>, look: impl FnOnce(&T) -> R) -> R {
+    let value = cell.take();
+    let result = look(&value);
+    cell.set(value);
+    result
+}
+
+fn clone_of<T>(py: Python<'_>, cell: &Cell<Option<Py<T>>>) -> Option<Py<T>> {
+    peek(cell, |object| object.as_ref().map(|object| object.clone_ref(py)))
 }
 
 #[pyclass(frozen, subclass, weakref, module = "velodrome")]
@@ -53,11 +66,6 @@ pub struct Handle(GilBound<Inner>);
 
 /// Ends the waits of [`Handle::wait_until_idle`].
 static CALL_ENDED: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
-
-fn thread_ident() -> usize {
-    // SAFETY: it only asks the operating system for the calling thread's identity.
-    unsafe { ffi::PyThread_get_thread_ident() as usize }
-}
 
 impl Handle {
     pub fn new(
@@ -67,10 +75,10 @@ impl Handle {
         context: Py<PyAny>,
     ) -> Self {
         Handle(GilBound::new(Inner {
-            callback: RefCell::new(Some(callback)),
-            arguments: RefCell::new(arguments),
-            context: RefCell::new(Some(context)),
-            event_loop: RefCell::new(Some(event_loop.clone().unbind())),
+            callback: Cell::new(Some(callback)),
+            arguments: Cell::new(arguments),
+            context: Cell::new(Some(context)),
+            event_loop: Cell::new(Some(event_loop.clone().unbind())),
             cancelled: Cell::new(false),
             sharing: Cell::new(Sharing::Local),
         }))
@@ -97,28 +105,47 @@ impl Handle {
         }
         let shared = inner.sharing.get() != Sharing::Local;
         if shared {
-            inner.sharing.set(Sharing::RunningIn(thread_ident()));
+            inner.sharing.set(Sharing::Running);
         }
-        let result = Self::call(py, inner);
+        let result = Self::call(slf, inner);
         if shared {
             inner.sharing.set(Sharing::ThreadSafe);
             drop(CALL_ENDED.0.lock().unwrap_or_else(PoisonError::into_inner));
             CALL_ENDED.1.notify_all();
         }
         match result {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(error) => Self::failed(slf, error),
         }
     }
 
     #[inline]
-    fn call(py: Python<'_>, inner: &Inner) -> PyResult<Option<Py<PyAny>>> {
-        // References of our own: the callback may cancel its handle.
-        let callback = inner.callback.borrow().as_ref().map(|callback| callback.clone_ref(py));
-        let context = inner.context.borrow().as_ref().map(|context| context.clone_ref(py));
-        let (Some(callback), Some(context)) = (callback, context) else { return Ok(None) };
-        let arguments = inner.arguments.borrow().clone_ref(py);
-        in_context(py, &context, || arguments.call(py, &callback)).map(Some)
+    fn call(slf: &Bound<'_, Handle>, inner: &Inner) -> PyResult<()> {
+        let py = slf.py();
+        // SAFETY: reads the count of a live object.
+        if unsafe { ffi::Py_REFCNT(slf.as_ptr()) } > 1 {
+            // Somebody may look at the handle or cancel it meanwhile: references of our own.
+            let (Some(callback), Some(context)) =
+                (clone_of(py, &inner.callback), clone_of(py, &inner.context))
+            else {
+                return Ok(());
+            };
+            let arguments = peek(&inner.arguments, |arguments| arguments.clone_ref(py));
+            return in_context(py, &context, || arguments.call(py, &callback)).map(drop);
+        }
+        // Nobody but the loop has it: what is in it may be taken out for the call.
+        let (Some(callback), Some(context)) = (inner.callback.take(), inner.context.take()) else {
+            return Ok(());
+        };
+        let arguments = inner.arguments.take();
+        let result = in_context(py, &context, || arguments.call(py, &callback)).map(drop);
+        if result.is_err() {
+            // The report speaks of it.
+            inner.callback.set(Some(callback));
+            inner.context.set(Some(context));
+            inner.arguments.set(arguments);
+        }
+        result
     }
 
     #[cold]
@@ -133,9 +160,9 @@ impl Handle {
 
     /// If another thread is running the callback: waits for its end, without the GIL.
     fn wait_until_idle(&self, py: Python<'_>) {
-        let sharing = &self.0.get(py).sharing;
-        while let Sharing::RunningIn(thread) = sharing.get() {
-            if thread == thread_ident() {
+        let inner = self.0.get(py);
+        while inner.sharing.get() == Sharing::Running {
+            if self.event_loop(py).is_none_or(|it| it.get().runs_in_this_thread(py)) {
                 break;
             }
             py.detach(|| {
@@ -147,7 +174,7 @@ impl Handle {
     }
 
     fn event_loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
-        self.0.get(py).event_loop.borrow().as_ref().map(|event_loop| event_loop.clone_ref(py))
+        clone_of(py, &self.0.get(py).event_loop)
     }
 
     /// Cancels and drops the callback and its arguments at once. False if it was cancelled.
@@ -180,7 +207,7 @@ impl Handle {
 
     /// Return the `contextvars.Context` that the callback runs in.
     fn get_context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.0.get(py).context.borrow().as_ref().map(|context| context.clone_ref(py))
+        clone_of(py, &self.0.get(py).context)
     }
 
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -199,7 +226,7 @@ impl Handle {
 
     #[getter]
     fn _callback(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.0.get(py).callback.borrow().as_ref().map(|callback| callback.clone_ref(py))
+        clone_of(py, &self.0.get(py).callback)
     }
 
     #[getter]
@@ -207,7 +234,7 @@ impl Handle {
         if self.is_cancelled(py) {
             return Ok(None);
         }
-        self.0.get(py).arguments.borrow().to_tuple(py).map(Some)
+        peek(&self.0.get(py).arguments, |arguments| arguments.clone_ref(py)).to_tuple(py).map(Some)
     }
 
     #[getter]
@@ -248,18 +275,10 @@ impl Handle {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // SAFETY: called by the garbage collector.
         let inner = unsafe { self.0.in_traverse() };
-        if let Ok(callback) = inner.callback.try_borrow() {
-            visit.call(&*callback)?;
-        }
-        if let Ok(arguments) = inner.arguments.try_borrow() {
-            arguments.visit(&visit)?;
-        }
-        if let Ok(context) = inner.context.try_borrow() {
-            visit.call(&*context)?;
-        }
-        if let Ok(event_loop) = inner.event_loop.try_borrow() {
-            visit.call(&*event_loop)?;
-        }
+        peek(&inner.callback, |callback| visit.call(callback))?;
+        peek(&inner.arguments, |arguments| arguments.visit(&visit))?;
+        peek(&inner.context, |context| visit.call(context))?;
+        peek(&inner.event_loop, |event_loop| visit.call(event_loop))?;
         Ok(())
     }
 

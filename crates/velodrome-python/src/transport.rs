@@ -6,7 +6,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
@@ -26,11 +25,11 @@ use velodrome::{
 
 use crate::{
     address,
-    buffer::{Chunk, View, bytes_filled_by},
+    buffer::{Chunk, View},
     call::{call_method, copy_context, in_context},
     callback::{Callback, Source},
     error::{leaves_loop, os_error},
-    event_loop::{Loop, SCRATCH_BYTES, new_future},
+    event_loop::{Loop, new_future},
     fast::{Arguments, Method, raw_method},
     gil::GilBound,
     imports::{loaded, seam},
@@ -85,8 +84,6 @@ struct Inner {
     extra: RefCell<Option<Py<PyDict>>>,
     local_address: Option<SocketAddrAny>,
     peer_address: Option<SocketAddrAny>,
-    /// Reads of the size before this one filled their buffer.
-    large_reads: Cell<bool>,
     writes_after_loss: Cell<u32>,
     /// Somebody else watches the descriptor for now.
     lent: Cell<bool>,
@@ -95,8 +92,6 @@ struct Inner {
 #[pyclass(frozen, weakref, dict, module = "velodrome")]
 pub struct StreamTransport(GilBound<Inner>);
 
-/// A read of large traffic takes at most so much.
-const LARGE_READ_BYTES: usize = 256 * 1024;
 /// Writes to a lost connection are logged from this one on, as asyncio does.
 const WRITES_AFTER_LOSS_BEFORE_LOG: u32 = 5;
 
@@ -190,7 +185,6 @@ impl StreamTransport {
                 extra: RefCell::new(extra),
                 local_address,
                 peer_address,
-                large_reads: Cell::new(false),
                 writes_after_loss: Cell::new(0),
                 lent: Cell::new(false),
             })),
@@ -404,7 +398,7 @@ impl StreamTransport {
     #[inline]
     fn read_streaming(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
         let py = slf.py();
-        let received = match Self::receive(slf, inner)? {
+        let received = match Self::receive(slf, inner) {
             Ok(received) => received,
             Err(error) => return Self::read_failed(slf, error),
         };
@@ -419,33 +413,18 @@ impl StreamTransport {
         }
     }
 
-    /// Receives once into new bytes: through the loop's scratch buffer, or, when reads fill that,
-    /// straight into a bytes object of the size that waits.
+    /// Receives once into new bytes of the exact size, by way of the loop's scratch buffer.
     #[inline]
-    fn receive(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<Result<Py<PyBytes>, Error>> {
+    fn receive(slf: &Bound<'_, Self>, inner: &Inner) -> Result<Py<PyBytes>, Error> {
         let py = slf.py();
         let Some(event_loop) = clone_of(py, &inner.event_loop) else {
-            return Ok(Err(Error::BADF));
+            return Err(Error::BADF);
         };
         // SAFETY: the stream is open, so the descriptor is.
         let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
-        if inner.large_reads.get() {
-            let waiting = rustix::io::ioctl_fionread(fd).unwrap_or(0) as usize;
-            let capacity = waiting.clamp(1, LARGE_READ_BYTES);
-            inner.large_reads.set(waiting > SCRATCH_BYTES / 2);
-            if waiting > SCRATCH_BYTES {
-                return bytes_filled_by(py, capacity, |buffer: &mut [MaybeUninit<u8>]| {
-                    inner.stream.receive(fd, buffer).map(|(filled, _)| filled.len())
-                });
-            }
-        }
         event_loop.get().with_scratch(py, |scratch| {
-            Ok(inner.stream.receive(fd, &mut *scratch).map(|count| {
-                if count == scratch.len() {
-                    inner.large_reads.set(true);
-                }
-                PyBytes::new(py, &scratch[..count]).unbind()
-            }))
+            let received = inner.stream.receive(fd, &mut *scratch);
+            received.map(|count| PyBytes::new(py, &scratch[..count]).unbind())
         })
     }
 
