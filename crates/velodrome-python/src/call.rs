@@ -60,13 +60,17 @@ impl Held {
         }
     }
 
-    pub fn visit(&self, visit: &pyo3::PyVisit<'_>) -> Result<(), pyo3::PyTraverseError> {
+    /// Visits each object that is held, until one visit fails.
+    pub fn try_for_each<E>(
+        &self,
+        mut visit: impl FnMut(*mut ffi::PyObject) -> Result<(), E>,
+    ) -> Result<(), E> {
         match self {
             Held::None => Ok(()),
-            Held::One(a) => visit.call(a),
-            Held::Two(items) => items.iter().try_for_each(|item| visit.call(item)),
-            Held::Three(items) => items.iter().try_for_each(|item| visit.call(item)),
-            Held::Many(tuple) => visit.call(tuple),
+            Held::One(a) => visit(a.as_ptr()),
+            Held::Two(items) => items.iter().try_for_each(|item| visit(item.as_ptr())),
+            Held::Three(items) => items.iter().try_for_each(|item| visit(item.as_ptr())),
+            Held::Many(tuple) => visit(tuple.as_ptr()),
         }
     }
 

@@ -151,8 +151,11 @@ pub unsafe fn enter<T: PyClass>(
         Arguments<'a, 'py>,
     ) -> PyResult<Py<PyAny>>,
 ) -> *mut ffi::PyObject {
-    // `attach` is a counter's increment for a thread that is attached, as this one is.
-    Python::attach(|py| {
+    // SAFETY: CPython calls methods in attached threads. (`Python::attach` would cost a look at
+    // thread-local state; without it a reference that Rust drops in a thread that runs no loop is
+    // released a little later, by PyO3's pool.)
+    let py = unsafe { Python::assume_attached() };
+    {
         let body = AssertUnwindSafe(|| {
             let positional = count.cast_unsigned();
             // SAFETY: by the duties above, `keywords` is null or a tuple of names, and `values`
@@ -184,7 +187,7 @@ pub unsafe fn enter<T: PyClass>(
                 std::ptr::null_mut()
             }
         }
-    })
+    }
 }
 
 /// Defines the C function of a raw method of `$class` by calling `$method`.
@@ -202,3 +205,11 @@ macro_rules! raw_method {
     };
 }
 pub(crate) use raw_method;
+
+/// Replaces a class's `tp_traverse`, for objects that exist in great numbers: the garbage
+/// collector calls it several times an object, and PyO3's own does more than is needed here.
+pub fn set_traverse(class: &Bound<'_, PyType>, traverse: ffi::traverseproc) {
+    // SAFETY: the class is a heap type of this module, which is being initialised with the GIL
+    // held, and has no instance yet.
+    unsafe { (*class.as_type_ptr()).tp_traverse = Some(traverse) };
+}

@@ -6,7 +6,8 @@
 
 use std::{
     cell::Cell,
-    sync::{Condvar, Mutex, PoisonError},
+    ffi::{c_int, c_void},
+    thread,
     time::Duration,
 };
 
@@ -64,8 +65,9 @@ fn clone_of<T>(py: Python<'_>, cell: &Cell<Option<Py<T>>>) -> Option<Py<T>> {
 #[pyclass(frozen, subclass, weakref, module = "velodrome")]
 pub struct Handle(GilBound<Inner>);
 
-/// Ends the waits of [`Handle::wait_until_idle`].
-static CALL_ENDED: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
+/// How often [`Handle::wait_until_idle`] looks. It is rare that a handle is cancelled from another
+/// thread in the middle of its call; a condition variable would cost each call a system call.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_micros(200);
 
 impl Handle {
     pub fn new(
@@ -110,8 +112,6 @@ impl Handle {
         let result = Self::call(slf, inner);
         if shared {
             inner.sharing.set(Sharing::ThreadSafe);
-            drop(CALL_ENDED.0.lock().unwrap_or_else(PoisonError::into_inner));
-            CALL_ENDED.1.notify_all();
         }
         match result {
             Ok(()) => Ok(()),
@@ -165,11 +165,7 @@ impl Handle {
             if self.event_loop(py).is_none_or(|it| it.get().runs_in_this_thread(py)) {
                 break;
             }
-            py.detach(|| {
-                let lock = CALL_ENDED.0.lock().unwrap_or_else(PoisonError::into_inner);
-                // The call may have ended before the lock was taken: look again soon.
-                drop(CALL_ENDED.1.wait_timeout(lock, Duration::from_millis(1)));
-            });
+            py.detach(|| thread::sleep(LOOK_AGAIN_AFTER));
         }
     }
 
@@ -272,13 +268,8 @@ impl Handle {
         loaded(slf.py()).handle.bind(slf.py()).call_method1(intern!(slf.py(), "__repr__"), (slf,))
     }
 
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // SAFETY: called by the garbage collector.
-        let inner = unsafe { self.0.in_traverse() };
-        peek(&inner.callback, |callback| visit.call(callback))?;
-        peek(&inner.arguments, |arguments| arguments.visit(&visit))?;
-        peek(&inner.context, |context| visit.call(context))?;
-        peek(&inner.event_loop, |event_loop| visit.call(event_loop))?;
+    /// Makes it a class that is collected; `traverse` below takes its place.
+    fn __traverse__(&self, _visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         Ok(())
     }
 
@@ -293,6 +284,42 @@ impl Handle {
             );
             drop(dropped);
         });
+    }
+}
+
+/// `tp_traverse` of both classes.
+///
+/// # Safety
+/// To be called by the garbage collector on a `Handle` or `TimerHandle`.
+pub unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    argument: *mut c_void,
+) -> c_int {
+    // SAFETY: the collector runs attached, the object is a handle (a timer handle starts with
+    // one), and every pointer that is visited is an object that the handle holds.
+    unsafe {
+        let handle = Bound::ref_from_ptr(Python::assume_attached(), &object)
+            .cast_unchecked::<Handle>()
+            .get();
+        let inner = handle.0.in_traverse();
+        let mut each = |held: *mut ffi::PyObject| match visit(held, argument) {
+            0 => Ok(()),
+            stop => Err(stop),
+        };
+        let optional = |object: &Option<Py<PyAny>>| object.as_ref().map(Py::as_ptr);
+        let class = ffi::Py_TYPE(object).cast();
+        let held = [
+            Some(class),
+            peek(&inner.callback, optional),
+            peek(&inner.context, optional),
+            peek(&inner.event_loop, |it| it.as_ref().map(Py::as_ptr)),
+        ];
+        let result = held.into_iter().flatten().try_for_each(&mut each);
+        match result.and_then(|()| peek(&inner.arguments, |held| held.try_for_each(&mut each))) {
+            Ok(()) => 0,
+            Err(stop) => stop,
+        }
     }
 }
 

@@ -85,6 +85,8 @@ mod _native {
         ensure_gil(py)?;
         fast::add_methods(&event_loop::class(py), event_loop::METHODS)?;
         fast::add_methods(&py.get_type::<transport::StreamTransport>(), transport::METHODS)?;
+        fast::set_traverse(&py.get_type::<handle::Handle>(), handle::traverse);
+        fast::set_traverse(&py.get_type::<handle::TimerHandle>(), handle::traverse);
         // SAFETY: a function of the right type that lives as long as the process; it only adds to
         // an atomic counter, which is allowed in a forked child.
         if unsafe { libc::pthread_atfork(None, None, Some(forked_child)) } != 0 {
