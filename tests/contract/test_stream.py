@@ -5,6 +5,7 @@ import asyncio
 import hashlib
 import itertools
 import logging
+import random
 import socket
 import sys
 
@@ -861,3 +862,94 @@ async def test_an_echo_of_two_writes_answers_every_message(loop, stream):
         message = b"%05d" % number
         await loop.sock_sendall(peer, message)
         assert await receive_exactly(loop, peer, 10) == b"head:" + message
+
+
+# --- a conversation that nobody planned -----------------------------------------------------------
+
+
+class Wayward(Recorder):
+    """Reads, pauses, changes its protocol and writes as its random numbers say; keeps what went each way."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.numbers = numbers
+        self.written = bytearray()
+
+    def misbehave(self):
+        transport, numbers = self.transport, self.numbers
+        for _ in range(numbers.randrange(4)):
+            data = numbers.randbytes(numbers.choice((0, 1, 10, 1000, 70_000)))
+            self.written += data
+            match numbers.randrange(4):
+                case 0:
+                    transport.write(bytearray(data))
+                case 1:
+                    transport.writelines([data[:5], memoryview(data)[5:]])
+                case _:
+                    transport.write(data)
+        if numbers.randrange(3) == 0:
+            transport.pause_reading()
+            asyncio.get_running_loop().call_later(numbers.random() / 1000, transport.resume_reading)
+        if numbers.randrange(3) == 0:
+            transport.set_protocol(self.buffered if transport.get_protocol() is self else self)
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.buffered = BufferedSide(self, self.numbers.choice((1, 100, 70_000)))
+
+    def data_received(self, data):
+        super().data_received(data)
+        self.misbehave()
+
+
+class BufferedSide(asyncio.BufferedProtocol):
+    """The same protocol, reading into a buffer."""
+
+    def __init__(self, plain, size):
+        self.plain = plain
+        self.buffer = bytearray(size)
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.plain.data_received(bytes(self.buffer[:count]))
+
+    def connection_lost(self, exc):
+        self.plain.connection_lost(exc)
+
+    def eof_received(self):
+        return self.plain.eof_received()
+
+    def pause_writing(self):
+        self.plain.pause_writing()
+
+    def resume_writing(self):
+        self.plain.resume_writing()
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_wayward_conversation_loses_nothing(loop, stream, seed):
+    numbers = random.Random(seed)
+    transport, protocol, peer = await stream(Wayward(numbers))
+    sent = bytearray()
+    received = bytearray()
+
+    async def send():
+        for _ in range(150):
+            data = numbers.randbytes(numbers.choice((1, 10, 1000, 20_000)))
+            sent.extend(data)
+            await loop.sock_sendall(peer, data)
+            if numbers.randrange(5) == 0:
+                await asyncio.sleep(numbers.random() / 2000)
+        await protocol.until(lambda: len(protocol.data) == len(sent))
+        transport.set_protocol(protocol)
+        transport.close()
+
+    async def receive():
+        received.extend(await receive_all(loop, peer))
+
+    await asyncio.gather(send(), receive())
+    assert protocol.data == sent
+    assert received == protocol.written
+    assert await protocol.lost is None

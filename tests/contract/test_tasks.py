@@ -3,9 +3,11 @@
 import asyncio
 import contextvars
 import gc
+import subprocess
 import sys
 
 import pytest
+from support import start_child, wait_until_idle
 
 variable = contextvars.ContextVar("variable", default="default")
 
@@ -314,6 +316,34 @@ def test_all_tasks_of_a_loop_are_its_own(loop, new_loop):
         other.run_until_complete(theirs)
     finally:
         other.close()
+
+
+@since_3_14
+def test_the_tasks_of_another_process_can_be_listed(loop_name):
+    code = """
+        import asyncio
+        async def waiter():
+            await asyncio.Event().wait()
+        async def main():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(waiter(), name="the first waiter")
+                group.create_task(waiter(), name="the second waiter")
+                await asyncio.sleep(0)
+                print("ready")
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())
+    """
+    with start_child(loop_name, code) as child:
+        assert child.stdout.readline() == "ready\n"
+        wait_until_idle(child.pid)
+        command = [sys.executable, "-m", "asyncio", "ps", str(child.pid)]
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        child.kill()
+    if "ermission" in listed.stderr:
+        pytest.skip("this system lets no process read another's memory")
+    assert listed.returncode == 0, listed.stderr
+    assert "the first waiter" in listed.stdout
+    assert "the second waiter" in listed.stdout
 
 
 # --- cancellation and errors ----------------------------------------------------------------------
