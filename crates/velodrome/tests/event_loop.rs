@@ -1,0 +1,321 @@
+//! The loop without Python: callbacks are closures.
+
+use std::{
+    cell::{Cell, RefCell},
+    io::Write,
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    rc::Rc,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use velodrome::{Cancellable, Clock, EventLoop, Host, Interest, Kind, Readiness, Source};
+
+type Action = Box<dyn FnOnce(&Program) -> Result<(), &'static str>>;
+
+/// What a loop of these tests is made of.
+enum Closures {}
+
+/// A callback is a closure, or a number that came from another thread.
+enum Callback {
+    Local(Action),
+    Sent(u32),
+    Readable(&'static str),
+}
+
+struct Timer {
+    action: Action,
+    cancelled: Rc<Cell<bool>>,
+}
+
+#[derive(Clone)]
+struct Named(&'static str);
+
+impl Kind for Closures {
+    type Callback = Callback;
+    type Timer = Timer;
+    type Source = Named;
+}
+
+impl Cancellable for Timer {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+}
+
+impl From<Timer> for Callback {
+    fn from(timer: Timer) -> Self {
+        Callback::Local(timer.action)
+    }
+}
+
+impl Source for Named {
+    type Callback = Callback;
+
+    fn ready(self, readiness: Readiness, push: &mut dyn FnMut(Callback)) {
+        if readiness.readable {
+            push(Callback::Readable(self.0));
+        }
+    }
+}
+
+/// A loop and what happened on it.
+struct Program {
+    event_loop: EventLoop<Closures>,
+    trace: RefCell<Vec<String>>,
+    batches: Cell<u32>,
+}
+
+impl Program {
+    fn new(clock: Clock) -> Self {
+        Program {
+            event_loop: EventLoop::with_clock(clock).unwrap(),
+            trace: RefCell::default(),
+            batches: Cell::new(0),
+        }
+    }
+
+    fn note(&self, what: impl Into<String>) {
+        self.trace.borrow_mut().push(what.into());
+    }
+
+    fn soon(&self, action: impl FnOnce(&Program) + 'static) {
+        self.try_soon(|program| {
+            action(program);
+            Ok(())
+        });
+    }
+
+    fn try_soon(&self, action: impl FnOnce(&Program) -> Result<(), &'static str> + 'static) {
+        self.event_loop.call_soon(Callback::Local(Box::new(action)));
+    }
+
+    fn at(&self, deadline_ns: u64, action: impl FnOnce(&Program) + 'static) -> Rc<Cell<bool>> {
+        let cancelled = Rc::new(Cell::new(false));
+        let action: Action = Box::new(|program| {
+            action(program);
+            Ok(())
+        });
+        self.event_loop.call_at(deadline_ns, Timer { action, cancelled: Rc::clone(&cancelled) });
+        cancelled
+    }
+
+    fn run(&self) -> Result<(), &'static str> {
+        self.event_loop.run(self)
+    }
+
+    fn trace(&self) -> Vec<String> {
+        self.trace.take()
+    }
+}
+
+impl Host<Closures> for Program {
+    type Exit = &'static str;
+
+    fn call(&self, callback: Callback) -> Result<(), &'static str> {
+        match callback {
+            Callback::Local(action) => action(self),
+            Callback::Sent(number) => {
+                self.note(format!("sent {number}"));
+                Ok(())
+            }
+            Callback::Readable(name) => {
+                self.note(format!("{name} readable"));
+                Ok(())
+            }
+        }
+    }
+
+    fn sleep<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R {
+        wait()
+    }
+
+    fn polled(&self, signals: &[u8]) -> Result<(), &'static str> {
+        for signal in signals {
+            self.note(format!("signal {signal}"));
+        }
+        Ok(())
+    }
+
+    fn batch_done(&self) -> Result<(), &'static str> {
+        self.batches.set(self.batches.get() + 1);
+        Ok(())
+    }
+}
+
+#[test]
+fn callbacks_run_in_the_order_in_which_they_were_queued() {
+    let program = Program::new(Clock::default());
+    for number in 0..3 {
+        program.soon(move |program| program.note(number.to_string()));
+    }
+    program.soon(|program| program.event_loop.stop());
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["0", "1", "2"]);
+}
+
+#[test]
+fn what_a_callback_queues_waits_for_the_next_batch() {
+    let program = Program::new(Clock::default());
+    program.soon(|program| {
+        program.note("first");
+        program.soon(|program| program.note("added"));
+    });
+    program.soon(|program| {
+        program.note("second");
+        program.event_loop.stop();
+    });
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["first", "second"]);
+    program.soon(|program| program.event_loop.stop());
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["added"], "it was kept for the next run");
+}
+
+#[test]
+fn a_stop_before_the_run_ends_it_after_one_batch() {
+    let program = Program::new(Clock::default());
+    program.event_loop.stop();
+    program.soon(|program| program.note("once"));
+    program.run().unwrap();
+    assert_eq!((program.trace(), program.batches.get()), (vec!["once".to_owned()], 1));
+}
+
+#[test]
+fn an_error_leaves_the_loop_and_the_rest_of_the_batch_stays() {
+    let program = Program::new(Clock::default());
+    program.try_soon(|_| Err("out"));
+    program.soon(|program| {
+        program.note("rest");
+        program.event_loop.stop();
+    });
+    assert_eq!(program.run(), Err("out"));
+    assert_eq!(program.batches.get(), 1, "the batch was finished off all the same");
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["rest"]);
+}
+
+#[test]
+fn timers_fire_when_the_clock_has_come_to_them_and_not_before() {
+    let program = Program::new(Clock::Manual(Cell::new(1000)));
+    program.at(1010, |program| program.note("late"));
+    program.at(1000, |program| program.note("due"));
+    let cancelled = program.at(1000, |program| program.note("cancelled"));
+    cancelled.set(true);
+    program.event_loop.stop();
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["due"]);
+}
+
+#[test]
+fn a_sleep_ends_at_its_time_and_not_early() {
+    let program = Program::new(Clock::default());
+    let start = Instant::now();
+    let deadline_ns = program.event_loop.now_ns() + 20_000_000;
+    program.at(deadline_ns, move |program| {
+        assert!(program.event_loop.now_ns() >= deadline_ns);
+        program.event_loop.stop();
+    });
+    program.run().unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(20));
+}
+
+#[test]
+fn ready_callbacks_come_before_io_and_io_before_timers() {
+    let program = Program::new(Clock::default());
+    let (reader, mut writer) = UnixStream::pair().unwrap();
+    writer.write_all(b"x").unwrap();
+    let reactor = program.event_loop.reactor();
+    reactor.register(reader.as_raw_fd(), Named("socket"), Interest::READ).unwrap();
+    program.at(0, |program| program.note("timer"));
+    program.soon(|program| program.note("soon"));
+    program.event_loop.stop();
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["soon", "socket readable", "timer"]);
+}
+
+#[test]
+fn io_is_looked_at_while_callbacks_keep_coming() {
+    fn again(program: &Program) {
+        if program.trace.borrow().is_empty() {
+            program.soon(again);
+        } else {
+            program.event_loop.stop();
+        }
+    }
+    let program = Program::new(Clock::default());
+    let (reader, mut writer) = UnixStream::pair().unwrap();
+    let reactor = program.event_loop.reactor();
+    reactor.register(reader.as_raw_fd(), Named("socket"), Interest::READ).unwrap();
+    program.soon(move |program| {
+        writer.write_all(b"x").unwrap();
+        // Kept open: an end would be readable, too.
+        program.soon(move |_| drop(writer));
+    });
+    program.soon(again);
+    program.run().unwrap();
+    assert_eq!(program.trace()[0], "socket readable");
+}
+
+#[test]
+fn another_thread_ends_the_sleep_and_keeps_its_order() {
+    let program = Program::new(Clock::default());
+    // The inbox takes what is `Send`; these callbacks are not, but for the numbers.
+    struct Numbers(Arc<velodrome::Inbox<Callback>>);
+    // SAFETY: the thread below pushes numbers only, and nobody else looks into the callbacks.
+    unsafe impl Send for Numbers {}
+    impl Numbers {
+        fn push(&self, number: u32) {
+            self.0.push(Callback::Sent(number));
+        }
+    }
+    let numbers = Numbers(Arc::clone(program.event_loop.inbox()));
+    let (started, start) = mpsc::channel();
+    let sender = thread::spawn(move || {
+        start.recv().unwrap();
+        for number in 0..100 {
+            numbers.push(number);
+        }
+    });
+    fn until_all(program: &Program) {
+        if program.trace.borrow().len() == 100 {
+            program.event_loop.stop();
+        } else {
+            let soon = program.event_loop.now_ns() + 1_000_000;
+            program.at(soon, until_all);
+        }
+    }
+    program.soon(move |program| {
+        started.send(()).unwrap();
+        until_all(program);
+    });
+    program.run().unwrap();
+    sender.join().unwrap();
+    let expected: Vec<String> = (0..100).map(|number| format!("sent {number}")).collect();
+    assert_eq!(program.trace(), expected);
+}
+
+#[test]
+fn signal_numbers_come_out_in_the_loop() {
+    let program = Program::new(Clock::default());
+    let fd = program.event_loop.signal_writer().unwrap();
+    // SAFETY: the loop keeps the pipe open while it lives.
+    let pipe = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    rustix::io::write(pipe, &[2, 15]).unwrap();
+    program.event_loop.stop();
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["signal 2", "signal 15"]);
+}
+
+#[test]
+fn clearing_drops_everything_that_waits() {
+    let program = Program::new(Clock::default());
+    let kept = Rc::new(());
+    let (a, b) = (Rc::clone(&kept), Rc::clone(&kept));
+    program.soon(move |_| drop(a));
+    program.at(u64::MAX, move |_| drop(b));
+    assert_eq!(Rc::strong_count(&kept), 3);
+    program.event_loop.clear();
+    assert_eq!(Rc::strong_count(&kept), 1);
+}
