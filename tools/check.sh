@@ -27,6 +27,9 @@ step "format" cargo fmt --all --check
 step "format, load generator" cargo fmt "${loadgen[@]}" --check
 step "clippy" cargo clippy --workspace --all-targets -- "${lints[@]}"
 step "clippy, load generator" cargo clippy "${loadgen[@]}" --all-targets -- "${lints[@]}"
+# There is no such interpreter here: it must go on compiling, and no more is claimed.
+step "compiles for free-threaded Python" env PYO3_CONFIG_FILE="$PWD/tools/free-threaded.cfg" \
+    cargo check --package velodrome-python
 step "the model knows no Python" model_is_python_free
 step "Rust tests" cargo test --package velodrome
 step "Rust tests, load generator" cargo test "${loadgen[@]}"
