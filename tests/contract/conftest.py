@@ -58,6 +58,10 @@ def loop(new_loop, reports, no_descriptor_is_left_open):
     if not loop.is_closed():
         loop.set_debug(False)
         tasks = asyncio.all_tasks(loop)
+        if tasks:
+            # Handlers of connections may be about to end: a loop need not look for I/O at each turn.
+            loop.run_until_complete(asyncio.wait(tasks, timeout=0.1))
+        tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
         if tasks:

