@@ -587,11 +587,22 @@ impl Loop {
     fn start_run(slf: &Bound<'_, Self>) -> PyResult<Run> {
         let py = slf.py();
         let imports = imports(py)?;
-        let state = slf.get().state(py);
-        if state.debug.get() {
+        let asyncgen_hooks = imports.get_asyncgen_hooks.call0(py)?;
+        // First what may fail for want of a descriptor: nothing has changed then.
+        let run = Run { asyncgen_hooks, wakeup_fd: Self::take_wakeup_fd(slf)? };
+        slf.get().state(py).thread.set(Some(thread_ident()));
+        match Self::enter_run(slf) {
+            Ok(()) => Ok(run),
+            Err(error) => Err(Self::end_run(slf, &run).err().unwrap_or(error)),
+        }
+    }
+
+    fn enter_run(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let imports = loaded(py);
+        if slf.get().is_debug(py) {
             slf.call_method1(intern!(py, "_set_coroutine_origin_tracking"), (true,))?;
         }
-        let asyncgen_hooks = imports.get_asyncgen_hooks.call0(py)?;
         imports.set_asyncgen_hooks.call1(
             py,
             (
@@ -599,10 +610,8 @@ impl Loop {
                 slf.getattr(intern!(py, "_asyncgen_finalizer_hook"))?,
             ),
         )?;
-        state.thread.set(Some(thread_ident()));
         imports.events.call_method1(py, intern!(py, "_set_running_loop"), (slf,))?;
-        let wakeup_fd = Self::take_wakeup_fd(slf)?;
-        Ok(Run { asyncgen_hooks, wakeup_fd })
+        Ok(())
     }
 
     /// In the main thread, a signal must end the poller's sleep.

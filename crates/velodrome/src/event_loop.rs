@@ -129,8 +129,8 @@ impl<K: Kind> EventLoop<K> {
         self.in_batch.set(true);
         let result = self.run_batch(host);
         self.in_batch.set(false);
-        host.batch_done()?;
-        result
+        let done = host.batch_done();
+        result.and(done)
     }
 
     fn run_batch<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
