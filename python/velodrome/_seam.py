@@ -35,6 +35,11 @@ def callback_failed(loop, handle, exc):
     )
 
 
+def turn_failed(loop, subject, exc):
+    """The loop's own work for a transport, a listener or a socket failed."""
+    loop.call_exception_handler({"message": f"Exception in {subject!r}", "exception": exc})
+
+
 def transport_failed(loop, message, exc, transport, protocol):
     """A protocol raised, or a transport failed for another reason than the network's."""
     loop.call_exception_handler(

@@ -73,16 +73,24 @@ impl Callback {
                 Handle::run(timer.as_super())
             }
             Callback::Transport(transport, turn) => {
-                StreamTransport::take_turn(transport.bind(py), turn)
+                let transport = transport.bind(py);
+                let result = StreamTransport::take_turn(transport, turn);
+                result.or_else(|error| failed(event_loop, transport.as_any(), error))
             }
-            Callback::Listener(listener) => Listener::accept(listener.bind(py)),
-            Callback::Sock(waiters, readiness) => SockWaiters::ready(waiters.bind(py), readiness),
+            Callback::Listener(listener) => {
+                let listener = listener.bind(py);
+                let result = Listener::accept(listener);
+                result.or_else(|error| failed(event_loop, listener.as_any(), error))
+            }
+            Callback::Sock(waiters, readiness) => {
+                let waiters = waiters.bind(py);
+                let result = SockWaiters::ready(waiters, readiness);
+                result.or_else(|error| failed(event_loop, waiters.as_any(), error))
+            }
             Callback::Foreign(handle) => {
                 let handle = handle.bind(py);
-                if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
-                    return Ok(());
-                }
-                handle.call_method0(intern!(py, "_run")).map(drop)
+                let result = run_foreign(handle);
+                result.or_else(|error| failed(event_loop, handle, error))
             }
         }
     }
@@ -115,6 +123,25 @@ impl Callback {
             Callback::Sock(waiters, _) => visit.call(waiters),
         }
     }
+}
+
+/// asyncio's own handle reports what its callback raises; only what it lets through comes here.
+fn run_foreign(handle: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = handle.py();
+    if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
+        return Ok(());
+    }
+    handle.call_method0(intern!(py, "_run")).map(drop)
+}
+
+/// Something that nobody expected (a descriptor that was closed behind our back, a future that was
+/// done already): the exception handler hears of it, and the loop goes on.
+#[cold]
+fn failed(event_loop: &Bound<'_, Loop>, subject: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
+    if crate::error::leaves_loop(event_loop.py(), &error) {
+        return Err(error);
+    }
+    crate::imports::seam(event_loop.py(), "turn_failed", (event_loop, subject, error)).map(drop)
 }
 
 /// A step that raised: makes the handle that the message speaks of.

@@ -129,9 +129,10 @@ impl Loop {
     }
 
     pub fn timer_cancelled(&self, py: Python<'_>, timer: &Bound<'_, PyAny>) {
-        if let Ok(model) = self.model(py) {
-            model.timer_cancelled(|other| other.is(timer.as_ptr()));
-        }
+        let removed =
+            self.model(py).map(|model| model.timer_cancelled(|other| other.is(timer.as_ptr())));
+        // Finalizers run here, and may close the loop: nothing of it is borrowed any more.
+        drop(removed);
     }
 
     pub fn user_wakeup_fd(&self, py: Python<'_>) -> RawFd {
@@ -237,7 +238,8 @@ fn call_soon<'py>(
         return Loop::base(slf, "call_soon", arguments);
     }
     let registration = registration(py, "call_soon", arguments)?;
-    let model = slf.get().model(py)?;
+    // A closed loop is refused before anything is made for it.
+    drop(slf.get().model(py)?);
     let Registration { callback, arguments: rest, context } = registration;
     if let (Some(context), 0..=1, true) = (context, rest.len(), state.exact.get())
         && loaded(py).step_lane.recognises(callback)
@@ -250,11 +252,11 @@ fn call_soon<'py>(
                 borrowed(py, context),
             )
         };
-        model.call_soon(Callback::Step { step, argument, context });
+        slf.get().model(py)?.call_soon(Callback::Step { step, argument, context });
         return Ok(py.None());
     }
     let handle = Py::new(py, new_handle(slf, registration)?)?;
-    model.call_soon(Callback::Handle(handle.clone_ref(py)));
+    slf.get().model(py)?.call_soon(Callback::Handle(handle.clone_ref(py)));
     Ok(handle.into_any())
 }
 
@@ -738,7 +740,10 @@ impl Loop {
         if state.thread.get().is_some() {
             return Err(PyRuntimeError::new_err("Cannot close a running event loop"));
         }
-        let model = state.model.take();
+        let model = match state.model.try_borrow_mut() {
+            Ok(mut model) => model.take(),
+            Err(_) => return Err(PyRuntimeError::new_err("Cannot close a loop that is in use")),
+        };
         if let Some(model) = &model {
             // Finalizers may come back: they find a closed loop.
             model.clear();

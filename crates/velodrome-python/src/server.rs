@@ -131,19 +131,30 @@ impl Listener {
         let inner = slf.get().0.get(py);
         let socket = inner.socket.borrow().as_ref().map(|socket| socket.clone_ref(py));
         let event_loop = slf.get().event_loop(py);
-        if let Some(event_loop) = &event_loop
-            && let Ok(model) = event_loop.get().model(py)
-        {
-            let registered = model.reactor().deregister(inner.fd);
-            drop(model);
-            drop(registered);
-        }
-        // Still `watching`: the pause ends by itself, unless the server closes meanwhile.
+        // Still registered, so that whoever closes the server finds it; only not watched.
+        slf.get().set_interest(py, Interest::NONE)?;
         seam(py, "accept_exhausted", (event_loop, os_error(error), socket, slf)).map(drop)
     }
 
     fn event_loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
         self.0.get(py).event_loop.borrow().as_ref().map(|event_loop| event_loop.clone_ref(py))
+    }
+
+    /// Whether the loop knows this listener as the one of its descriptor.
+    fn is_registered(&self, event_loop: &Py<Loop>, py: Python<'_>) -> bool {
+        let source =
+            event_loop.get().model(py).ok().and_then(|it| it.reactor().source(self.0.get(py).fd));
+        matches!(source, Some(Source::Listener(listener)) if std::ptr::eq(listener.get(), self))
+    }
+
+    fn set_interest(&self, py: Python<'_>, interest: Interest) -> PyResult<()> {
+        let inner = self.0.get(py);
+        let Some(event_loop) = self.event_loop(py) else { return Ok(()) };
+        if !inner.watching.get() || !self.is_registered(&event_loop, py) {
+            return Ok(());
+        }
+        let model = event_loop.get().model(py)?;
+        model.reactor().set_interest(inner.fd, interest).map_err(os_error)
     }
 
     /// Ends the watch and lets go of everything. True if it watched.
@@ -153,9 +164,8 @@ impl Listener {
             return false;
         }
         if let Some(event_loop) = self.event_loop(py)
+            && self.is_registered(&event_loop, py)
             && let Ok(model) = event_loop.get().model(py)
-            && matches!(model.reactor().source(inner.fd), Some(Source::Listener(listener))
-                if std::ptr::eq(listener.get(), self))
         {
             let registered = model.reactor().deregister(inner.fd);
             drop(model);
@@ -223,8 +233,8 @@ impl Listener {
     }
 
     /// Watch the socket again after a pause, unless the server was closed meanwhile.
-    fn resume(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().0.get(slf.py()).watching.get() { Self::start(slf) } else { Ok(()) }
+    fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        self.set_interest(py, Interest::READ)
     }
 
     #[getter]

@@ -167,9 +167,10 @@ impl SockWaiters {
         let source = Source::Sock(waiters.clone().unbind());
         // A number that had another owner must be told anew: the poller's word may be stale.
         let stale = model.reactor().deregister(fd);
-        let registered = model.reactor().register(fd, source, interest).map_err(os_error)?;
+        let registered = model.reactor().register(fd, source, interest);
         drop(model);
-        drop((stale, registered));
+        drop(stale);
+        drop(registered.map_err(os_error)?);
         Ok(Some(waiters))
     }
 
@@ -202,7 +203,15 @@ impl SockWaiters {
                 continue;
             }
             let fd = slf.get().0.get(py).fd;
-            match waiter.operation.attempt(event_loop.bind(py), fd) {
+            // A socket that was closed meanwhile: the number may be somebody else's by now.
+            let present: RawFd =
+                waiter.socket.call_method0(py, intern!(py, "fileno"))?.extract(py)?;
+            let attempt = if present == fd {
+                waiter.operation.attempt(event_loop.bind(py), fd)
+            } else {
+                Err(os_error(Error::BADF))
+            };
+            match attempt {
                 Ok(Attempt::WouldBlock) => {
                     slf.get().queue(py, read).borrow_mut().push_front(waiter);
                     return Ok(());
@@ -366,17 +375,27 @@ impl Loop {
         future: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let fd: RawFd = sock.call_method0(intern!(py, "fileno"))?.extract()?;
-        let Ok(model) = self.model(py) else { return Ok(()) };
-        if let Some(Source::Sock(waiters)) = model.reactor().source(fd) {
-            let mut forgotten = Vec::new();
+        let mut all = Vec::new();
+        match self.model(py) {
+            // The usual case: the socket is open, and its number leads there.
+            Ok(model) if fd >= 0 => all.extend(model.reactor().source(fd)),
+            // It was closed, which nobody told us: look for the future itself.
+            Ok(model) => model.reactor().inspect(|source| {
+                if matches!(source, Source::Sock(_)) {
+                    all.push(source.clone());
+                }
+            }),
+            Err(_) => return Ok(()),
+        }
+        for source in all {
+            let Source::Sock(waiters) = source else { continue };
             for read in [true, false] {
                 let mut queue = waiters.get().queue(py, read).borrow_mut();
-                if let Some(at) = queue.iter().position(|waiter| waiter.future.is(future)) {
-                    forgotten.extend(queue.remove(at));
-                }
+                let place = queue.iter().position(|waiter| waiter.future.is(future));
+                let forgotten = place.and_then(|place| queue.remove(place));
+                drop(queue);
+                drop(forgotten);
             }
-            drop(model);
-            drop(forgotten);
         }
         Ok(())
     }

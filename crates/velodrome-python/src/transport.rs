@@ -11,7 +11,7 @@ use std::{
 
 use pyo3::{
     IntoPyObjectExt, PyTraverseError, PyVisit,
-    exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError},
+    exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyTypeError, PyValueError},
     ffi, intern,
     prelude::*,
     types::{PyByteArray, PyBytes, PyDict, PyMemoryView},
@@ -20,7 +20,7 @@ use velodrome::{
     Error, Interest, Readiness,
     error::is_retry,
     net::{SocketAddrAny, local_address, set_nodelay},
-    stream::{Closed, Flushed, Phase, Stream, Written},
+    stream::{Closed, Flushed, Joining, Phase, Stream, Written},
 };
 
 use crate::{
@@ -344,13 +344,7 @@ impl StreamTransport {
                 Self::report(slf, error, "Fatal error: protocol.connection_lost() call failed.")
             }
         };
-        if let Some(waiter) = inner.empty_waiter.take() {
-            let error =
-                pyo3::exceptions::PyConnectionError::new_err("Connection is closed by peer");
-            if !waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
-                waiter.call_method1(py, intern!(py, "set_exception"), (error,))?;
-            }
-        }
+        let waited = Self::fail_empty_waiter(slf);
         let closed = Self::let_go(slf);
         let server = inner.server.take();
         let detached = match server {
@@ -360,7 +354,18 @@ impl StreamTransport {
             Some(server) => server.call_method0(py, intern!(py, "_detach")).map(drop),
             None => Ok(()),
         };
-        reported.and(closed).and(detached)
+        reported.and(waited).and(closed).and(detached)
+    }
+
+    /// Whoever waits for an empty buffer (sendfile) waits in vain.
+    fn fail_empty_waiter(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let Some(waiter) = slf.get().inner(py).empty_waiter.take() else { return Ok(()) };
+        if waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
+            return Ok(());
+        }
+        let error = PyConnectionError::new_err("Connection is closed by peer");
+        waiter.call_method1(py, intern!(py, "set_exception"), (error,)).map(drop)
     }
 
     /// Closes the descriptor and drops what could be part of a cycle.
@@ -533,13 +538,13 @@ impl StreamTransport {
         let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
         match inner.stream.write(fd, turn, data, keep) {
             Ok(Written::All) => Ok(()),
-            Ok(Written::Deferred) => {
-                event_loop.get().defer_flush(py, slf.clone().unbind());
-                Ok(())
-            }
-            Ok(Written::Joined) => {
-                if inner.stream.unsent_bytes() > velodrome::stream::Joining::MAX_HELD_BYTES {
+            Ok(written @ (Written::Deferred | Written::Joined)) => {
+                let (_, high_water_bytes) = inner.stream.flow.limits();
+                if inner.stream.unsent_bytes() > high_water_bytes.min(Joining::MAX_HELD_BYTES) {
                     return Self::flush_deferred(slf);
+                }
+                if written == Written::Deferred {
+                    event_loop.get().defer_flush(py, slf.clone().unbind());
                 }
                 Ok(())
             }
@@ -763,6 +768,13 @@ impl StreamTransport {
         {
             waiter.call_method1(py, intern!(py, "set_exception"), (&because,))?;
         }
+        let stream = &slf.get().inner(py).stream;
+        if stream.is_deferred() {
+            // What `write` would have sent at once goes out, if it still can.
+            // SAFETY: something is held back, so the stream is not lost and the descriptor open.
+            let fd = unsafe { BorrowedFd::borrow_raw(slf.get().inner(py).fd.get()) };
+            let _ = stream.flush(fd);
+        }
         Self::force_close(slf, Some(because))
     }
 
@@ -945,6 +957,7 @@ impl StreamTransport {
 
     /// Call no more `data_received` until `resume_reading()`. Idempotent.
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::flush_deferred(slf)?;
         if slf.get().inner(slf.py()).stream.pause_reading() {
             Self::debug_log(slf, "%r pauses reading")?;
         }
@@ -962,6 +975,7 @@ impl StreamTransport {
 
     /// Let another protocol have the connection; its kind decides how data is delivered.
     fn set_protocol(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::flush_deferred(slf)?;
         let inner = slf.get().inner(slf.py());
         inner.protocol_kind.set(protocol_kind(protocol)?);
         let old = inner.protocol.replace(Some(protocol.clone().unbind()));
@@ -1024,6 +1038,8 @@ impl StreamTransport {
         default: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let py = slf.py();
+        // A user may use the socket: nothing must be held back behind it.
+        Self::flush_deferred(slf)?;
         if let Some(extra) = clone_of(py, &slf.get().inner(py).extra)
             && let Some(value) = extra.bind(py).get_item(name)?
         {
@@ -1222,8 +1238,6 @@ impl StreamTransport {
 
     fn transport_socket(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        // A user may use the socket: nothing must be held back behind it.
-        Self::flush_deferred(slf)?;
         let socket = Self::python_socket(slf)?;
         if socket.is_none(py) {
             // Nobody asked while it was open: a socket that is closed, as asyncio's would be.

@@ -45,7 +45,8 @@ pub fn ensure_no_transport(
     fd: RawFd,
 ) -> PyResult<()> {
     let py = event_loop.py();
-    if let Some(Source::Transport(transport)) = event_loop.get().model(py)?.reactor().source(fd)
+    let source = event_loop.get().model(py)?.reactor().source(fd);
+    if let Some(Source::Transport(transport)) = source
         && !transport.get().is_closing(py)
     {
         return Err(PyRuntimeError::new_err(format!(
@@ -85,7 +86,14 @@ impl Loop {
                 listener.get().stop(py);
                 (None, None)
             }
-            Some(Source::Transport(_)) | None => (None, None),
+            Some(Source::Transport(transport)) => {
+                // It is closing, and still writes what it has: its registration is not to be lost.
+                return Err(PyRuntimeError::new_err(format!(
+                    "File descriptor {fd} is used by transport {}",
+                    transport.bind(py).repr()?
+                )));
+            }
+            None => (None, None),
         };
         let side = if read { &mut sides.0 } else { &mut sides.1 };
         let replaced = side.replace(handle);

@@ -257,9 +257,11 @@ impl<K: Kind> EventLoop<K> {
     }
 
     /// Tells that a timer in the heap was cancelled; `is_it` recognises it.
-    pub fn timer_cancelled(&self, is_it: impl Fn(&K::Timer) -> bool) {
-        let removed = self.timers.borrow_mut().cancelled(is_it);
-        drop(removed);
+    ///
+    /// Returns what left the heap; drop it where foreign code may run.
+    #[must_use]
+    pub fn timer_cancelled(&self, is_it: impl Fn(&K::Timer) -> bool) -> Vec<K::Timer> {
+        self.timers.borrow_mut().cancelled(is_it)
     }
 
     /// The door for other threads.

@@ -60,12 +60,15 @@ impl<S: Clone> Reactor<S> {
     pub fn register(&self, fd: RawFd, source: S, interest: Interest) -> Result<Option<S>> {
         let at = usize::try_from(fd).map_err(|_| Error::BADF)?;
         let mut slots = self.slots.borrow_mut();
+        let (generation, present) =
+            slots.get(at).map_or((0, Interest::NONE), |slot| (slot.generation, slot.interest));
+        let generation = generation.wrapping_add(1);
+        // The poller first: it refuses a number that is not open, for which no room must be made.
+        self.tell(fd, generation, present, interest)?;
         if at >= slots.len() {
             slots.resize_with(at + 1, Slot::default);
         }
         let slot = &mut slots[at];
-        let generation = slot.generation.wrapping_add(1);
-        self.tell(fd, generation, slot.interest, interest)?;
         slot.generation = generation;
         slot.interest = interest;
         Ok(slot.source.replace(source))
@@ -221,7 +224,7 @@ mod tests {
     fn bad_descriptors_are_refused_with_their_errno() {
         let reactor = Reactor::new().unwrap();
         assert_eq!(reactor.register(-1, "x", Interest::READ), Err(Error::BADF));
-        assert_eq!(reactor.register(1_000_000, "x", Interest::READ), Err(Error::BADF));
+        assert_eq!(reactor.register(i32::MAX, "x", Interest::READ), Err(Error::BADF));
         let file = std::fs::File::open("/proc/self/exe").unwrap();
         assert_eq!(reactor.register(file.as_raw_fd(), "x", Interest::READ), Err(Error::PERM));
         assert_eq!(reactor.source(file.as_raw_fd()), None);

@@ -16,8 +16,9 @@ use std::{
 use rustix::{
     buffer::spare_capacity,
     event::{
-        Timespec,
+        PollFd, PollFlags, Timespec,
         epoll::{self, CreateFlags, EventData, EventFlags},
+        poll,
     },
 };
 
@@ -44,6 +45,9 @@ pub struct Events(Vec<epoll::Event>);
 // SAFETY: rustix's event carries a union of an integer and a pointer; this file stores and reads
 // tokens only, so nothing in it points anywhere.
 unsafe impl Send for Events {}
+
+/// Waits shorter than this get nanoseconds; for longer ones a millisecond does not matter.
+const PRECISE_BELOW_NS: u64 = 5_000_000;
 
 /// More ready descriptors than this are reported by the next wait.
 const MAX_EVENTS: usize = 1024;
@@ -110,17 +114,24 @@ impl Epoll {
     }
 
     /// Waits for events, at most for `timeout_ns` (`None`: without end), and replaces the content
-    /// of `events`. Nanoseconds count: `epoll_pwait2` where milliseconds do not suffice.
+    /// of `events`. Never ends early for want of resolution.
+    ///
+    /// Plain epoll counts milliseconds. A short wait that needs more is done by `ppoll` on the epoll
+    /// descriptor, which counts nanoseconds on every kernel, unlike `epoll_pwait2`.
     pub fn wait(&self, timeout_ns: Option<u64>, events: &mut Events) -> Result<()> {
         let buffer = &mut events.0;
         if buffer.len() == buffer.capacity() && buffer.capacity() < MAX_EVENTS {
             buffer.reserve(buffer.len());
         }
         buffer.clear();
-        let timeout = timeout_ns.map(|ns| Timespec {
+        let mut timeout = timeout_ns.map(|ns| Timespec {
             tv_sec: (ns / 1_000_000_000).cast_signed(),
             tv_nsec: (ns % 1_000_000_000).cast_signed(),
         });
+        if timeout_ns.is_some_and(|ns| ns > 0 && ns < PRECISE_BELOW_NS) {
+            poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], timeout.as_ref())?;
+            timeout = Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+        }
         epoll::wait(&self.fd, spare_capacity(buffer), timeout.as_ref())?;
         Ok(())
     }

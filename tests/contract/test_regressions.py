@@ -1,0 +1,155 @@
+"""Faults that velodrome had once, each named after what went wrong."""
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import socket
+
+import pytest
+
+
+class TwoWritesThenAnError(asyncio.Protocol):
+    """Writes twice for its first message; for the second it writes and raises."""
+
+    def __init__(self):
+        self.messages = 0
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.messages += 1
+        self.transport.write(b"a")
+        if self.messages > 1:
+            raise ValueError("on purpose")
+        self.transport.write(b"b")
+
+
+async def test_what_was_written_before_a_protocol_raised_is_sent(loop, reports, socket_pair):
+    one, peer = socket_pair
+    await loop.create_connection(TwoWritesThenAnError, sock=one)
+    await loop.sock_sendall(peer, b"1")
+    got = b""
+    while got != b"ab":
+        got += await loop.sock_recv(peer, 10)
+    await loop.sock_sendall(peer, b"2")
+    assert await loop.sock_recv(peer, 10) == b"a"
+    assert await loop.sock_recv(peer, 10) == b""
+    assert isinstance(reports.take()["exception"], ValueError)
+
+
+async def test_asking_for_the_socket_sends_what_is_held_back(loop, socket_pair):
+    one, peer = socket_pair
+    _, writer = await asyncio.open_connection(sock=one)
+    writer.write(b"1")
+    writer.write(b"2")
+    await asyncio.sleep(0)
+    writer.write(b"3")
+    writer.write(b"4")
+    writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+    got = b""
+    while not got.endswith(b"4"):
+        data = await loop.sock_recv(peer, 10)
+        assert data, f"lost something after {got}"
+        got += data
+    assert got == b"1234"
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_descriptor_closed_beneath_a_transport_does_not_end_the_loop(loop, reports):
+    one, peer = socket.socketpair()
+    with peer:
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=one)
+        os.close(one.fileno())
+        transport.abort()
+        while not reports:
+            await asyncio.sleep(0)
+        assert reports.take()["exception"].errno == 9
+        with contextlib.suppress(OSError):
+            one.detach()
+
+
+async def test_a_closing_transport_keeps_writing_whoever_asks_for_its_descriptor(loop, socket_pair):
+    one, peer = socket_pair
+    lost = loop.create_future()
+
+    class Lost(asyncio.Protocol):
+        def connection_lost(self, exc):
+            lost.set_result(exc)
+
+    transport, _ = await loop.create_connection(Lost, sock=one)
+    transport.write(b"x" * 3_000_000)
+    transport.close()
+    with contextlib.suppress(RuntimeError):  # asyncio lets a reader in; velodrome refuses it
+        loop.add_reader(one.fileno(), lambda: None)
+    loop.remove_reader(one.fileno())
+    received = 0
+    while data := await loop.sock_recv(peer, 1_000_000):
+        received += len(data)
+    assert received == 3_000_000
+    assert await lost is None
+
+
+def test_a_descriptor_that_cannot_be_is_refused_without_making_room_for_it(loop):
+    with pytest.raises(OSError):
+        loop.add_reader(2**31 - 1, print)
+
+
+async def test_a_cancelled_receive_lets_go_of_its_buffer_though_the_socket_is_closed(loop, socket_pair):
+    one, _ = socket_pair
+    buffer = bytearray(10)
+    task = asyncio.ensure_future(loop.sock_recv_into(one, buffer))
+    await asyncio.sleep(0)
+    loop.remove_reader(one)
+    one.close()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    buffer.extend(b"it is not exported any more")
+
+
+async def test_a_low_mark_holds_though_writes_are_joined(loop, socket_pair):
+    one, _ = socket_pair
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    _, writer = await asyncio.open_connection(sock=one)
+    writer.transport.set_write_buffer_limits(0)
+    writer.write(b"1")
+    writer.write(b"2")
+    await asyncio.sleep(0)
+
+    async def fill():
+        while True:
+            writer.write(b"x" * 1000)
+            await writer.drain()
+
+    task = asyncio.ensure_future(fill())
+    while not writer.transport.get_write_buffer_size():
+        await asyncio.sleep(0)
+    assert writer.transport.get_write_buffer_size() <= 1000
+    task.cancel()
+    writer.transport.abort()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def test_a_finalizer_may_close_the_loop_while_timers_are_swept(loop):
+    class Closes:
+        def __del__(self):
+            loop.close()
+
+    variable = contextvars.ContextVar("variable")
+
+    def set_timer():
+        variable.set(Closes())
+        return loop.call_later(9, print)
+
+    handles = [contextvars.copy_context().run(set_timer)]
+    handles += [loop.call_later(9, print) for _ in range(150)]
+    handles += [loop.call_later(99, print)]
+    handles.pop(0).cancel()
+    for handle in handles[:-1]:
+        handle.cancel()
+    del handle, handles
+    assert loop.is_closed() or loop.close() is None
