@@ -84,3 +84,25 @@ def test_a_receive_of_a_closed_socket_does_not_get_the_next_owners_data(new_loop
         loop.run_until_complete(main())
     finally:
         loop.close()
+
+
+def test_a_descriptor_closed_beneath_a_transport_does_not_end_the_loop(new_loop):
+    async def main():
+        reports = []
+        loop.set_exception_handler(lambda loop, context: reports.append(context["exception"]))
+        one, peer = socket.socketpair()
+        with peer:
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=one)
+            os.close(one.fileno())
+            transport.abort()
+            while not reports:
+                await asyncio.sleep(0)
+            with contextlib.suppress(OSError):
+                one.detach()
+        assert [error.errno for error in reports] == [9]
+
+    loop = new_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
