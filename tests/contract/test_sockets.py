@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import ssl
 
@@ -201,7 +202,7 @@ async def test_sock_sendto_sends_a_datagram(loop, datagram_pair):
 
 
 async def test_sock_sendto_waits_for_room(loop):
-    name = "\0velodrome-sendto"
+    name = f"\0velodrome-sendto-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         one.setblocking(False)
         other.setblocking(False)

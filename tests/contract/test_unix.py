@@ -11,6 +11,9 @@ import sys
 import pytest
 from checker import Recorder
 
+# Abstract names belong to the whole machine: several runs of these tests must not meet.
+ABSTRACT = f"\0velodrome-{os.getpid()}"
+
 since_3_13 = pytest.mark.skipif(sys.version_info < (3, 13), reason="servers remove their socket since 3.13")
 
 
@@ -46,7 +49,7 @@ async def test_a_path_of_any_kind_is_served(loop, path, kind):
     await meet(loop, server, kind(path))
 
 
-@pytest.mark.parametrize("address", ["\0velodrome-test", b"\0velodrome-test-bytes"])
+@pytest.mark.parametrize("address", [ABSTRACT, os.fsencode(ABSTRACT)], ids=["str", "bytes"])
 async def test_an_abstract_name_is_served(loop, address):
     server = await loop.create_unix_server(Echo, address)
     await meet(loop, server, address)
@@ -87,9 +90,9 @@ async def test_a_file_in_the_way_is_left_alone(loop, path):
 
 
 async def test_an_abstract_name_in_use_is_an_error(loop):
-    server = await loop.create_unix_server(Echo, "\0velodrome-taken")
+    server = await loop.create_unix_server(Echo, ABSTRACT)
     with pytest.raises(OSError) as caught:
-        await loop.create_unix_server(Echo, "\0velodrome-taken")
+        await loop.create_unix_server(Echo, ABSTRACT)
     assert caught.value.errno == errno.EADDRINUSE
     server.close()
 
