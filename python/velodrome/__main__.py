@@ -44,8 +44,11 @@ def main(argv):
     if option in ("-m", "-c") and not rest:
         print(f"python -m velodrome: argument expected for {option}\n{_USAGE}", file=sys.stderr)
         return 2
-    if option.startswith("-") and option not in ("-m", "-c", "-"):
+    if option.startswith("-") and option not in ("-m", "-c"):
         print(f"python -m velodrome: unknown option {option}\n{_USAGE}", file=sys.stderr)
+        return 2
+    if option not in ("-m", "-c") and not os.path.exists(option):
+        print(f"python -m velodrome: can't open {option!r}: no such file", file=sys.stderr)
         return 2
     patch()
     if option == "-m":

@@ -32,7 +32,7 @@ pub struct Imports {
     pub warn: Py<PyAny>,
     /// `asyncio.Server._attach` and `_detach` take the transport (3.13 and later).
     pub server_takes_transport: bool,
-    /// Exceptions of the package's own functions, see `velodrome._seam`.
+    /// `velodrome._seam`: the package's functions for messages, reports and debug mode.
     pub seam: Py<PyAny>,
     pub step_lane: StepLane,
 }

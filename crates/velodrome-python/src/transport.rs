@@ -89,6 +89,20 @@ struct Inner {
     lent: Cell<bool>,
 }
 
+impl Inner {
+    /// RuntimeError after `write_eof()` and while sendfile has the socket, in asyncio's words.
+    fn check_writable(&self, after_eof: &'static str, during_sendfile: &str) -> PyResult<()> {
+        if self.stream.has_write_eof() {
+            return Err(PyRuntimeError::new_err(after_eof));
+        }
+        if self.empty_waiter.borrow().is_some() {
+            let message = format!("{during_sendfile}; sendfile is in progress");
+            return Err(PyRuntimeError::new_err(message));
+        }
+        Ok(())
+    }
+}
+
 #[pyclass(frozen, weakref, dict, module = "velodrome")]
 pub struct StreamTransport(GilBound<Inner>);
 
@@ -524,9 +538,8 @@ impl StreamTransport {
         keep: impl FnOnce(usize) -> Chunk,
     ) -> PyResult<()> {
         let py = slf.py();
-        if !Self::may_write(slf, inner, "Cannot call write() after write_eof()", "unable to write")?
-            || data.is_empty()
-        {
+        inner.check_writable("Cannot call write() after write_eof()", "unable to write")?;
+        if data.is_empty() {
             return Ok(());
         }
         if inner.stream.phase() == Phase::Lost {
@@ -556,23 +569,6 @@ impl StreamTransport {
                 Self::fatal(slf, os_error(error), "Fatal write error on socket transport")
             }
         }
-    }
-
-    fn may_write(
-        _slf: &Bound<'_, Self>,
-        inner: &Inner,
-        after_eof: &'static str,
-        during_sendfile: &str,
-    ) -> PyResult<bool> {
-        if inner.stream.has_write_eof() {
-            return Err(PyRuntimeError::new_err(after_eof));
-        }
-        if inner.empty_waiter.borrow().is_some() {
-            return Err(PyRuntimeError::new_err(format!(
-                "{during_sendfile}; sendfile is in progress"
-            )));
-        }
-        Ok(true)
     }
 
     #[cold]
@@ -886,7 +882,7 @@ impl StreamTransport {
         let py = slf.py();
         let inner = slf.get().inner(py);
         let after_eof = "Cannot call writelines() after write_eof()";
-        Self::may_write(slf, inner, after_eof, "unable to writelines")?;
+        inner.check_writable(after_eof, "unable to writelines")?;
         let mut chunks = Vec::new();
         for data in list_of_data.try_iter()? {
             let data = data?;
