@@ -56,10 +56,13 @@ pub const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// Messages of about 100 KiB are allocated and freed all the time. glibc starts by giving memory
 /// of that size back to the kernel at each free, and learns to keep it from the first larger block
-/// that is freed: this is that block.
+/// that is freed (it then keeps up to twice its size at the heap's end): this is that block. A
+/// hundred connections that echo 100 KiB need it this large, or every message costs page faults.
+const PRIMING_BYTES: usize = 8 * 1024 * 1024;
+
 fn prepare_allocator() {
     static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(1024 * 1024))));
+    ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(PRIMING_BYTES))));
 }
 
 #[pyclass(frozen, subclass, module = "velodrome._native")]
