@@ -112,6 +112,33 @@ class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioL
 
     # ---- serving ---------------------------------------------------------------------------
 
+    async def create_unix_server(self, protocol_factory, path=None, *, mode=None, **options):
+        """Serve on a Unix socket, as asyncio's method of this Python does.
+
+        `mode` (Python 3.16's) sets the permissions of the socket's file before the first client
+        can connect. Raises ValueError if it is given without a path of the file system.
+        """
+        if mode is None:
+            return await super().create_unix_server(protocol_factory, path, **options)
+        if path is None or options.get("sock") is not None:
+            raise ValueError("mode is only meaningful with path")
+        path = os.fspath(path)
+        if path[:1] in ("\0", b"\0"):
+            raise ValueError("mode is not meaningful for an abstract socket")
+        start_serving = options.pop("start_serving", True)
+        server = await super().create_unix_server(
+            protocol_factory, path, start_serving=False, **options
+        )
+        try:
+            # Bound, but not listening: nobody gets in with the permissions of before.
+            os.chmod(path, mode)
+            if start_serving:
+                await server.start_serving()
+        except BaseException:
+            server.close()
+            raise
+        return server
+
     def _start_serving(
         self,
         protocol_factory,

@@ -9,6 +9,7 @@ import stat
 import sys
 
 import pytest
+import velodrome
 from checker import Recorder
 
 # Abstract names belong to the whole machine: several runs of these tests must not meet.
@@ -225,3 +226,54 @@ async def test_streams_over_a_unix_path(loop, path):
         assert await reader.read() == b"SHOUT\n"
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.fixture
+def knows_mode(loop):
+    if isinstance(loop, velodrome.Loop) or sys.version_info >= (3, 16):
+        return
+    pytest.skip("asyncio has the mode since 3.16")
+
+
+@pytest.mark.parametrize("start_serving", [True, False])
+async def test_the_mode_is_that_of_the_socket_file(loop, path, knows_mode, start_serving):
+    server = await loop.create_unix_server(Echo, path, mode=0o600, start_serving=start_serving)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert server.is_serving() == start_serving
+    await server.start_serving()
+    await meet(loop, server, path)
+
+
+async def test_nobody_can_connect_before_the_mode_is_set(loop, path, knows_mode, monkeypatch):
+    refused = []
+
+    def chmod(*arguments):
+        with socket.socket(socket.AF_UNIX) as client:
+            refused.append(client.connect_ex(path))
+        return real_chmod(*arguments)
+
+    real_chmod = os.chmod
+    monkeypatch.setattr(os, "chmod", chmod)
+    server = await loop.create_unix_server(Echo, path, mode=0o600)
+    assert refused == [errno.ECONNREFUSED]
+    await meet(loop, server, path)
+
+
+async def test_a_mode_that_fails_leaves_no_server_behind(loop, path, knows_mode):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(TypeError):
+        await loop.create_unix_server(Echo, path, mode="rw")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert os.path.exists(path) == (sys.version_info < (3, 13))
+
+
+async def test_a_mode_without_a_file_is_refused(loop, knows_mode):
+    with pytest.raises(ValueError, match="^mode is not meaningful for an abstract socket$"):
+        await loop.create_unix_server(Echo, ABSTRACT, mode=0o600)
+    with socket.socket(socket.AF_UNIX) as sock, pytest.raises(ValueError, match="^mode is only meaningful with path$"):
+        await loop.create_unix_server(Echo, sock=sock, mode=0o600)
+
+
+async def test_start_unix_server_passes_the_mode_on(loop, path, knows_mode):
+    async with await asyncio.start_unix_server(lambda reader, writer: None, path, mode=0o640):
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
