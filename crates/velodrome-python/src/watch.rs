@@ -38,6 +38,13 @@ fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     }
 }
 
+fn used_by(descriptor: &Bound<'_, PyAny>, transport: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let (descriptor, transport) = (descriptor.repr()?, transport.repr()?);
+    Ok(PyRuntimeError::new_err(format!(
+        "File descriptor {descriptor} is used by transport {transport}"
+    )))
+}
+
 /// A descriptor that a transport uses is nobody else's to watch.
 pub fn ensure_no_transport(
     event_loop: &Bound<'_, Loop>,
@@ -49,11 +56,7 @@ pub fn ensure_no_transport(
     if let Some(Source::Transport(transport)) = source
         && !transport.get().is_closing(py)
     {
-        return Err(PyRuntimeError::new_err(format!(
-            "File descriptor {} is used by transport {}",
-            object.repr()?,
-            transport.bind(py).repr()?
-        )));
+        return Err(used_by(object, transport.bind(py))?);
     }
     // The transports that asyncio has in Python (datagrams) are in a dictionary of its own.
     let others = event_loop.getattr(intern!(py, "_transports"))?;
@@ -88,10 +91,8 @@ impl Loop {
             }
             Some(Source::Transport(transport)) => {
                 // It is closing, and still writes what it has: its registration is not to be lost.
-                return Err(PyRuntimeError::new_err(format!(
-                    "File descriptor {fd} is used by transport {}",
-                    transport.bind(py).repr()?
-                )));
+                let number = fd.into_pyobject(py)?;
+                return Err(used_by(&number, transport.bind(py))?);
             }
             None => (None, None),
         };
