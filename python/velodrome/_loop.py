@@ -11,6 +11,7 @@ import asyncio.base_events
 import asyncio.constants
 import asyncio.sslproto
 import functools
+import inspect
 import os
 import selectors
 import warnings
@@ -42,6 +43,15 @@ class _RegistryView:
 
     def close(self):
         pass
+
+
+def _with_mode(method):
+    """Show the parameters that asyncio's method has in the running Python, and `mode`."""
+    signature = inspect.signature(_AsyncioLoop.create_unix_server)
+    mode = inspect.Parameter("mode", inspect.Parameter.KEYWORD_ONLY, default=None)
+    parameters = signature.parameters | {"mode": mode}
+    method.__signature__ = signature.replace(parameters=list(parameters.values()))
+    return method
 
 
 class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioLoop):  # type: ignore[misc]
@@ -112,6 +122,7 @@ class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioL
 
     # ---- serving ---------------------------------------------------------------------------
 
+    @_with_mode
     async def create_unix_server(self, protocol_factory, path=None, *, mode=None, **options):
         """Serve on a Unix socket, as asyncio's method of this Python does.
 

@@ -1,6 +1,7 @@
 """What the package offers beside the loop itself."""
 
 import asyncio
+import inspect
 import sys
 import threading
 
@@ -168,3 +169,32 @@ def test_timers_of_one_time_run_in_the_order_of_registration():
     loop.run_forever()
     loop.close()
     assert ran == list(range(500))
+
+
+PUBLIC_METHODS = [
+    name
+    for name, method in inspect.getmembers(asyncio.SelectorEventLoop, callable)
+    if not name.startswith("_")
+]
+
+
+def parameters_of(method):
+    """As a caller sees them: whether `self` could be a keyword is nobody's concern."""
+    _, *parameters = inspect.signature(method).parameters.values()
+    return [(parameter.name, parameter.kind, parameter.default) for parameter in parameters]
+
+
+@pytest.mark.parametrize("name", PUBLIC_METHODS)
+def test_public_methods_have_asyncios_parameters(name):
+    expected = parameters_of(getattr(asyncio.SelectorEventLoop, name))
+    actual = parameters_of(getattr(velodrome.Loop, name))
+    if name == "create_unix_server":
+        mode = ("mode", inspect.Parameter.KEYWORD_ONLY, None)
+        assert mode in actual
+        actual.remove(mode)
+        expected = [parameter for parameter in expected if parameter != mode]
+    if name == "create_task" and sys.version_info < (3, 14):
+        # The native method has one signature for all versions, the newest.
+        assert [parameter[0] for parameter in actual] == ["coro", "kwargs"]
+        return
+    assert actual == expected
