@@ -9,7 +9,13 @@ import socket
 import pytest
 
 
-async def use_a_number_again(loop, number):
+@pytest.fixture
+def loop(new_loop):
+    with contextlib.closing(new_loop()) as loop:
+        yield loop
+
+
+def use_a_number_again(number):
     """A connected pair of sockets, one of which has the number."""
     one, other = socket.socketpair()
     if other.fileno() == number:
@@ -18,7 +24,7 @@ async def use_a_number_again(loop, number):
     return one, other
 
 
-def test_a_server_closed_in_its_pause_leaves_the_next_owner_of_its_number_alone(new_loop):
+def test_a_server_closed_in_its_pause_leaves_the_next_owner_of_its_number_alone(loop):
     async def main():
         reports = []
         loop.set_exception_handler(lambda loop, context: reports.append(context["message"]))
@@ -42,7 +48,7 @@ def test_a_server_closed_in_its_pause_leaves_the_next_owner_of_its_number_alone(
             assert reports == ["socket.accept() out of system resource"]
             server.close()
             await asyncio.sleep(0)
-            one, other = await use_a_number_again(loop, number)
+            one, other = use_a_number_again(number)
             for file in files:
                 os.close(file)
             with other:
@@ -55,14 +61,10 @@ def test_a_server_closed_in_its_pause_leaves_the_next_owner_of_its_number_alone(
                 await writer.wait_closed()
         assert len(reports) == 1
 
-    loop = new_loop()
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
+    loop.run_until_complete(main())
 
 
-def test_a_receive_of_a_closed_socket_does_not_get_the_next_owners_data(new_loop):
+def test_a_receive_of_a_closed_socket_does_not_get_the_next_owners_data(loop):
     async def main():
         one, other = socket.socketpair()
         one.setblocking(False)
@@ -71,7 +73,7 @@ def test_a_receive_of_a_closed_socket_does_not_get_the_next_owners_data(new_loop
         await asyncio.sleep(0)
         one.close()
         other.close()
-        new, peer = await use_a_number_again(loop, number)
+        new, peer = use_a_number_again(number)
         with new, peer:
             loop.add_writer(new, lambda: None)
             peer.send(b"secret")
@@ -79,14 +81,10 @@ def test_a_receive_of_a_closed_socket_does_not_get_the_next_owners_data(new_loop
                 await asyncio.wait_for(task, 10)
             loop.remove_writer(new)
 
-    loop = new_loop()
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
+    loop.run_until_complete(main())
 
 
-def test_a_descriptor_closed_beneath_a_transport_does_not_end_the_loop(new_loop):
+def test_a_descriptor_closed_beneath_a_transport_does_not_end_the_loop(loop):
     async def main():
         reports = []
         loop.set_exception_handler(lambda loop, context: reports.append(context["exception"]))
@@ -101,8 +99,4 @@ def test_a_descriptor_closed_beneath_a_transport_does_not_end_the_loop(new_loop)
                 one.detach()
         assert [error.errno for error in reports] == [9]
 
-    loop = new_loop()
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
+    loop.run_until_complete(main())
