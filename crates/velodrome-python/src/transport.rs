@@ -1,8 +1,12 @@
-//! `asyncio.Transport` over a stream socket: asyncio's methods, each a few lines over the model.
+//! `asyncio.Transport` over a stream socket: what happens in its turns. What a user calls is in
+//! `methods.rs`.
 //!
 //! The model's [`Stream`] decides; this file owns the descriptor and the Python objects and calls
 //! the protocol, with nothing borrowed. A transport is registered with the loop from its birth
 //! until its connection is lost, and that registration keeps it alive.
+
+mod methods;
+mod socket;
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,8 +14,8 @@ use std::{
 };
 
 use pyo3::{
-    IntoPyObjectExt, PyTraverseError, PyVisit,
-    exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyTypeError, PyValueError},
+    IntoPyObjectExt,
+    exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyTypeError},
     ffi, intern,
     prelude::*,
     types::{PyByteArray, PyBytes, PyDict, PyMemoryView},
@@ -23,14 +27,15 @@ use velodrome::{
     stream::{Closed, Flushed, Joining, Phase, Stream, Written},
 };
 
+pub use methods::METHODS;
+use socket::{Socket, close_socket, hold_open};
+
 use crate::{
-    address,
     buffer::{Chunk, View},
     call::{call_method, copy_context, in_context},
     callback::{Callback, Source},
     error::{leaves_loop, os_error},
-    event_loop::{Loop, new_future},
-    fast::{Arguments, Method, raw_method},
+    event_loop::Loop,
     gil::GilBound,
     imports::{loaded, seam},
 };
@@ -44,15 +49,6 @@ pub enum Turn {
     Ready(Readiness),
     /// Tell the protocol that the connection is lost and let everything go.
     Lost,
-}
-
-/// Who owns the descriptor.
-enum Socket {
-    /// Accepted by the loop; nobody asked for a Python socket yet.
-    Native(OwnedFd),
-    /// A Python socket object. It is kept open against a user's `close()`, see `hold_open`.
-    Python(Py<PyAny>),
-    Closed,
 }
 
 /// A protocol is asked in one of two ways.
@@ -241,20 +237,6 @@ impl StreamTransport {
         let registered = is_self.then(|| reactor.deregister(fd));
         drop(model);
         drop(registered);
-    }
-}
-
-/// Keeps a user's `sock.close()` from closing the descriptor beneath the transport, by the count
-/// that `sock.makefile()` uses. True if the object has one.
-fn hold_open(socket: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let py = socket.py();
-    let name = intern!(py, "_io_refs");
-    match socket.getattr_opt(name)? {
-        Some(count) => {
-            socket.setattr(name, count.add(1)?)?;
-            Ok(true)
-        }
-        None => Ok(false),
     }
 }
 
@@ -802,28 +784,6 @@ impl StreamTransport {
     }
 }
 
-/// Closes the descriptor; once.
-fn close_socket(py: Python<'_>, inner: &Inner) -> PyResult<()> {
-    inner.fd.set(-1);
-    match inner.socket.replace(Socket::Closed) {
-        Socket::Native(fd) => {
-            drop(fd);
-            Ok(())
-        }
-        Socket::Python(socket) => {
-            let socket = socket.bind(py);
-            if socket.hasattr(intern!(py, "_io_refs"))? {
-                socket.call_method0(intern!(py, "_decref_socketios"))?;
-                socket.call_method0(intern!(py, "close")).map(drop)
-            } else {
-                // The garbage collector has cleared the object's attributes already.
-                socket.call_method0(intern!(py, "_real_close")).map(drop)
-            }
-        }
-        Socket::Closed => Ok(()),
-    }
-}
-
 /// The buffer of what `write` was given, with asyncio's TypeError for anything else.
 fn readable_view(data: &Bound<'_, PyAny>) -> PyResult<View> {
     if let Ok(memory) = data.cast::<PyMemoryView>() {
@@ -839,431 +799,6 @@ fn readable_view(data: &Bound<'_, PyAny>) -> PyResult<View> {
         "data argument must be a bytes, bytearray, or memoryview object, not {}",
         data.get_type().name()?.repr()?
     )))
-}
-
-// ---- asyncio's methods -----------------------------------------------------------------------
-
-fn write<'py>(
-    py: Python<'py>,
-    slf: &Bound<'py, StreamTransport>,
-    arguments: Arguments<'_, 'py>,
-) -> PyResult<Py<PyAny>> {
-    let data = match *arguments.positional() {
-        [data] if !arguments.has_keywords() => data,
-        [] => {
-            let [data] = arguments.take_keywords("write", [intern!(py, "data")])?;
-            data.ok_or_else(|| {
-                PyTypeError::new_err("write() missing 1 required positional argument: 'data'")
-            })?
-        }
-        _ => return Err(PyTypeError::new_err("write() takes exactly one argument")),
-    };
-    // SAFETY: an argument of the call under way.
-    let data = unsafe { Bound::ref_from_ptr(py, &data) };
-    StreamTransport::write_object(slf, data)?;
-    Ok(py.None())
-}
-
-raw_method!(raw_write, StreamTransport, write);
-
-pub const METHODS: &[Method] = &[Method {
-    name: c"write",
-    call: raw_write,
-    doc: c"write($self, data, /)\n--\n\n\
-           Write bytes, a bytearray or a memoryview; never blocks.\n\n\
-           What the socket does not take at once is buffered; bytes are held, anything else is\n\
-           copied. Only from the loop's own thread. Raises RuntimeError after write_eof().",
-}];
-
-#[pymethods]
-impl StreamTransport {
-    /// Write each element of an iterable of bytes-like objects, joined.
-    fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        let after_eof = "Cannot call writelines() after write_eof()";
-        inner.check_writable(after_eof, "unable to writelines")?;
-        let mut chunks = Vec::new();
-        for data in list_of_data.try_iter()? {
-            let data = data?;
-            match data.cast_exact::<PyBytes>() {
-                Ok(bytes) => chunks.push(Chunk::Bytes(bytes.clone().unbind(), 0)),
-                Err(_) => chunks.push(Chunk::Copy(readable_view(&data)?.bytes(py).into())),
-            }
-        }
-        if chunks.iter().all(|chunk| chunk.as_ref().is_empty()) {
-            return Ok(());
-        }
-        if inner.stream.phase() == Phase::Lost {
-            return Self::wrote_after_loss(slf);
-        }
-        let waited = inner.stream.unsent_bytes() > 0 && !inner.stream.is_deferred();
-        chunks.into_iter().for_each(|chunk| inner.stream.push(chunk));
-        if waited {
-            return Self::pause_protocol_if_full(slf);
-        }
-        Self::flush(slf)
-    }
-
-    /// Close the write end after what is buffered is written; data may still be received.
-    fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::flush_deferred(slf)?;
-        if slf.get().inner(slf.py()).stream.write_eof() {
-            return Self::shut_down_if_ended(slf);
-        }
-        Ok(())
-    }
-
-    /// Return True: stream sockets can be half-closed.
-    fn can_write_eof(&self) -> bool {
-        true
-    }
-
-    /// Close the transport at once; what is buffered is lost.
-    fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::_force_close(slf, None)
-    }
-
-    fn _force_close(slf: &Bound<'_, Self>, exc: Option<Py<PyAny>>) -> PyResult<()> {
-        // What `write` would have sent at once must not be lost by being held back.
-        Self::flush_deferred(slf)?;
-        Self::force_close(slf, exc)
-    }
-
-    #[pyo3(signature = (exc, message = "Fatal error on transport"))]
-    fn _fatal_error(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>, message: &str) -> PyResult<()> {
-        Self::fatal(slf, PyErr::from_value(exc), message)
-    }
-
-    /// Close the transport after what is buffered is written. No more data is received, and
-    /// `connection_lost(None)` is called later.
-    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::close_now(slf)
-    }
-
-    /// Return True if the transport is closing or closed.
-    pub fn is_closing(&self, py: Python<'_>) -> bool {
-        self.inner(py).stream.is_closing()
-    }
-
-    /// Return True if the transport is open and not paused.
-    fn is_reading(&self, py: Python<'_>) -> bool {
-        self.inner(py).stream.is_reading()
-    }
-
-    /// Call no more `data_received` until `resume_reading()`. Idempotent.
-    fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::flush_deferred(slf)?;
-        if slf.get().inner(slf.py()).stream.pause_reading() {
-            Self::debug_log(slf, "%r pauses reading")?;
-        }
-        Ok(())
-    }
-
-    /// Undo `pause_reading()`. Idempotent.
-    fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().inner(slf.py()).stream.resume_reading() {
-            Self::update_interest(slf)?;
-            Self::debug_log(slf, "%r resumes reading")?;
-        }
-        Ok(())
-    }
-
-    /// Let another protocol have the connection; its kind decides how data is delivered.
-    fn set_protocol(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
-        Self::flush_deferred(slf)?;
-        let inner = slf.get().inner(slf.py());
-        inner.protocol_kind.set(protocol_kind(protocol)?);
-        let old = inner.protocol.replace(Some(protocol.clone().unbind()));
-        drop(old);
-        Ok(())
-    }
-
-    /// Return the present protocol; None once the connection is lost.
-    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        clone_of(py, &self.inner(py).protocol)
-    }
-
-    /// Set the marks (bytes) at which the protocol is told to pause and to resume writing.
-    #[pyo3(signature = (high = None, low = None))]
-    fn set_write_buffer_limits(
-        slf: &Bound<'_, Self>,
-        high: Option<Bound<'_, PyAny>>,
-        low: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let high = match (high, &low) {
-            (Some(high), _) => high,
-            (None, None) => 65536_usize.into_pyobject(py)?.into_any(),
-            (None, Some(low)) => low.mul(4)?,
-        };
-        let low = low.map_or_else(|| high.floor_div(4), Ok)?;
-        if !(high.ge(&low)? && low.ge(0)?) {
-            return Err(PyValueError::new_err(format!(
-                "high ({}) must be >= low ({}) must be >= 0",
-                high.repr()?,
-                low.repr()?
-            )));
-        }
-        // A mark beyond memory is as good as none.
-        let bytes = |mark: &Bound<'_, PyAny>| -> PyResult<usize> {
-            if mark.gt(isize::MAX)? { Ok(isize::MAX as usize) } else { mark.extract() }
-        };
-        let stream = &slf.get().inner(py).stream;
-        stream.flow.set_limits(bytes(&low)?, bytes(&high)?);
-        Self::flush_deferred(slf)?;
-        Self::pause_protocol_if_full(slf)
-    }
-
-    /// Return the (low, high) marks in bytes.
-    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
-        self.inner(py).stream.flow.limits()
-    }
-
-    /// Return how many bytes wait for the socket.
-    fn get_write_buffer_size(slf: &Bound<'_, Self>) -> PyResult<usize> {
-        Self::flush_deferred(slf)?;
-        Ok(slf.get().inner(slf.py()).stream.unsent_bytes())
-    }
-
-    /// Return 'socket', 'sockname', 'peername' or what else is known by `name`, else `default`.
-    #[pyo3(signature = (name, default = None))]
-    fn get_extra_info(
-        slf: &Bound<'_, Self>,
-        name: &Bound<'_, PyAny>,
-        default: Option<Py<PyAny>>,
-    ) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        // A user may use the socket: nothing must be held back behind it.
-        Self::flush_deferred(slf)?;
-        if let Some(extra) = clone_of(py, &slf.get().inner(py).extra)
-            && let Some(value) = extra.bind(py).get_item(name)?
-        {
-            return Ok(value.unbind());
-        }
-        let known: &str = name.extract().unwrap_or("");
-        let value = match known {
-            "socket" => Self::transport_socket(slf)?,
-            "sockname" | "peername" => Self::address(slf, known)?,
-            _ => return Ok(default.unwrap_or_else(|| py.None())),
-        };
-        let extra = {
-            let mut extra = slf.get().inner(py).extra.borrow_mut();
-            extra.get_or_insert_with(|| PyDict::new(py).unbind()).clone_ref(py)
-        };
-        extra.bind(py).set_item(name, &value)?;
-        Ok(value)
-    }
-
-    #[getter]
-    fn _sock(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        Self::flush_deferred(slf)?;
-        Self::python_socket(slf)
-    }
-
-    #[getter]
-    fn _sock_fd(&self, py: Python<'_>) -> RawFd {
-        self.inner(py).fd.get()
-    }
-
-    #[getter]
-    fn _loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
-        clone_of(py, &self.inner(py).event_loop)
-    }
-
-    #[getter]
-    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.get_protocol(py)
-    }
-
-    #[getter]
-    fn _server(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        clone_of(py, &self.inner(py).server)
-    }
-
-    #[getter]
-    fn _paused(&self, py: Python<'_>) -> bool {
-        self.inner(py).stream.is_paused()
-    }
-
-    #[getter]
-    fn _protocol_paused(&self, py: Python<'_>) -> bool {
-        self.inner(py).stream.flow.is_paused()
-    }
-
-    /// Leaves the poller, so that somebody else can watch the socket (sendfile).
-    fn _lend_socket(&self, py: Python<'_>) {
-        let inner = self.inner(py);
-        if inner.stream.phase() == Phase::Lost || inner.lent.replace(true) {
-            return;
-        }
-        self.deregister(py);
-    }
-
-    /// Comes back to the poller.
-    fn _take_back_socket(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        if !inner.lent.replace(false) || inner.stream.phase() == Phase::Lost {
-            return Ok(());
-        }
-        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
-        Self::register(slf, event_loop.bind(py))?;
-        Self::update_interest(slf)
-    }
-
-    #[getter]
-    fn _start_tls_compatible(&self) -> bool {
-        true
-    }
-
-    #[getter]
-    fn _sendfile_compatible<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        seam(py, "sendfile_mode", ())
-    }
-
-    fn _make_empty_waiter(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        if inner.empty_waiter.borrow().is_some() {
-            return Err(PyRuntimeError::new_err("Empty waiter is already set"));
-        }
-        Self::flush_deferred(slf)?;
-        let Some(event_loop) = clone_of(py, &inner.event_loop) else {
-            return Err(PyRuntimeError::new_err("the transport is closed"));
-        };
-        let waiter = new_future(event_loop.bind(py))?;
-        if inner.stream.unsent_bytes() == 0 {
-            waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
-        }
-        *inner.empty_waiter.borrow_mut() = Some(waiter.clone_ref(py));
-        Ok(waiter)
-    }
-
-    fn _reset_empty_waiter(&self, py: Python<'_>) {
-        drop(self.inner(py).empty_waiter.take());
-    }
-
-    #[getter]
-    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        crate::imports::imports(py)?.seam.bind(py).getattr(intern!(py, "StreamTransport"))
-    }
-
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        let state = match inner.stream.phase() {
-            Phase::Open => "open",
-            Phase::Closing => "closing",
-            Phase::Lost if inner.fd.get() < 0 => "closed",
-            Phase::Lost => "closing",
-        };
-        let reading = if inner.stream.is_reading() { "reading" } else { "not reading" };
-        let unsent = inner.stream.unsent_bytes();
-        Ok(format!("<StreamTransport fd={} {state} {reading} unsent={unsent}>", inner.fd.get()))
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // SAFETY: called by the garbage collector.
-        let inner = unsafe { self.0.in_traverse() };
-        for cell in [
-            &inner.protocol,
-            &inner.server,
-            &inner.context,
-            &inner.waiter,
-            &inner.empty_waiter,
-            &inner.lost_because,
-        ] {
-            if let Ok(object) = cell.try_borrow() {
-                visit.call(&*object)?;
-            }
-        }
-        if let Ok(event_loop) = inner.event_loop.try_borrow() {
-            visit.call(&*event_loop)?;
-        }
-        if let Ok(extra) = inner.extra.try_borrow() {
-            visit.call(&*extra)?;
-        }
-        if let Ok(socket) = inner.socket.try_borrow()
-            && let Socket::Python(socket) = &*socket
-        {
-            visit.call(socket)?;
-        }
-        Ok(())
-    }
-
-    fn __clear__(&self) {
-        Python::attach(|py| {
-            let inner = self.inner(py);
-            inner.stream.abort();
-            let dropped = (
-                (inner.protocol.take(), inner.server.take(), inner.context.take()),
-                (inner.waiter.take(), inner.empty_waiter.take(), inner.lost_because.take()),
-                (inner.event_loop.take(), inner.extra.take()),
-            );
-            drop(dropped);
-        });
-    }
-}
-
-impl StreamTransport {
-    /// The Python socket object, made when it is first asked for; it then owns the descriptor.
-    fn python_socket(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        let kind = match &*inner.socket.borrow() {
-            Socket::Python(socket) => return Ok(socket.clone_ref(py)),
-            Socket::Closed => return Ok(py.None()),
-            Socket::Native(fd) => address::kind(fd.as_fd()),
-        };
-        let Some((family, kind, protocol)) = kind else {
-            return Err(os_error(Error::NOTSOCK));
-        };
-        let keywords = PyDict::new(py);
-        keywords.set_item("fileno", inner.fd.get())?;
-        let socket = loaded(py).socket.bind(py).call((family, kind, protocol), Some(&keywords))?;
-        // From here on both believe to own the number; the swap ends that before anything can
-        // fail or run.
-        if let Socket::Native(fd) = inner.socket.replace(Socket::Python(socket.clone().unbind())) {
-            let _ = std::os::fd::IntoRawFd::into_raw_fd(fd);
-        }
-        hold_open(&socket)?;
-        socket.call_method1(intern!(py, "setblocking"), (false,))?;
-        Ok(socket.unbind())
-    }
-
-    fn transport_socket(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let socket = Self::python_socket(slf)?;
-        if socket.is_none(py) {
-            // Nobody asked while it was open: a socket that is closed, as asyncio's would be.
-            let family = slf.get().inner(py).local_address.as_ref();
-            let family = family.map_or(0, |address| address.address_family().as_raw());
-            return seam(py, "closed_socket", (family,)).map(Bound::unbind);
-        }
-        loaded(py).transport_socket.call1(py, (socket,))
-    }
-
-    fn address(slf: &Bound<'_, Self>, which: &str) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        let (address, method) = match which {
-            "sockname" => (&inner.local_address, "getsockname"),
-            _ => (&inner.peer_address, "getpeername"),
-        };
-        let Some(address) = address else {
-            // An unnamed Unix socket has no address to speak of.
-            return "".into_py_any(py);
-        };
-        if let Some(converted) = address::to_python(py, address)? {
-            return Ok(converted);
-        }
-        match Self::python_socket(slf)?.call_method0(py, method) {
-            Ok(address) => Ok(address),
-            Err(error) if error.is_instance_of::<PyOSError>(py) => Ok(py.None()),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 impl Drop for StreamTransport {

@@ -1,0 +1,422 @@
+//! The methods that run per callback, task or timer: `call_soon` and its kin, `create_future`,
+//! `create_task`. They take CPython's calling convention as it is, without a tuple or a dict.
+
+use pyo3::{
+    IntoPyObjectExt,
+    exceptions::PyTypeError,
+    ffi, intern,
+    prelude::*,
+    types::{PyDict, PyFloat, PyTuple},
+};
+
+use super::Loop;
+use crate::{
+    call::{Held, borrowed, copy_context, owned},
+    callback::{Callback, Timer},
+    fast::{Arguments, Method, raw_method},
+    handle::{Handle, TimerHandle},
+    imports::{loaded, seam},
+};
+
+/// The context that a registration names, or a copy of the current one.
+#[inline]
+fn context_or_copy(py: Python<'_>, context: Option<*mut ffi::PyObject>) -> PyResult<Py<PyAny>> {
+    match context {
+        // SAFETY: an argument of the call under way, alive during it.
+        Some(context) if context != unsafe { ffi::Py_None() } => unsafe {
+            Ok(borrowed(py, context))
+        },
+        _ => copy_context(py),
+    }
+}
+
+fn missing(function: &str, names: &[&str]) -> PyErr {
+    let plural = if names.len() == 1 { "" } else { "s" };
+    let listed: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    let listed = match listed.as_slice() {
+        [all @ .., last] if !all.is_empty() => format!("{} and {last}", all.join(", ")),
+        _ => listed.concat(),
+    };
+    PyTypeError::new_err(format!(
+        "{function}() missing {} required positional argument{plural}: {listed}",
+        names.len()
+    ))
+}
+
+/// The part that all registrations have in common, borrowed from the caller.
+#[derive(Clone, Copy)]
+struct Registration<'a> {
+    callback: *mut ffi::PyObject,
+    arguments: &'a [*mut ffi::PyObject],
+    context: Option<*mut ffi::PyObject>,
+}
+
+/// Takes `(callback, *args, context=None)` apart.
+#[inline]
+fn registration<'a, 'py>(
+    py: Python<'py>,
+    function: &str,
+    arguments: Arguments<'a, 'py>,
+) -> PyResult<Registration<'a>> {
+    let positional = arguments.positional();
+    if !arguments.has_keywords() {
+        let (&callback, rest) =
+            positional.split_first().ok_or_else(|| missing(function, &["callback"]))?;
+        return Ok(Registration { callback, arguments: rest, context: None });
+    }
+    let [context, callback] =
+        arguments.take_keywords(function, [intern!(py, "context"), intern!(py, "callback")])?;
+    match (callback, positional.split_first()) {
+        (None, Some((&callback, rest))) => Ok(Registration { callback, arguments: rest, context }),
+        (Some(callback), None) => Ok(Registration { callback, arguments: &[], context }),
+        (Some(_), Some(_)) => Err(PyTypeError::new_err(format!(
+            "{function}() got multiple values for argument 'callback'"
+        ))),
+        (None, None) => Err(missing(function, &["callback"])),
+    }
+}
+
+fn new_handle(slf: &Bound<'_, Loop>, registration: Registration<'_>) -> PyResult<Handle> {
+    let Registration { callback, arguments, context } = registration;
+    let py = slf.py();
+    let held = Held::new(py, arguments)?;
+    // SAFETY: an argument of the call under way.
+    let callback = unsafe { borrowed(py, callback) };
+    Ok(Handle::new(slf, callback, held, context_or_copy(py, context)?))
+}
+
+#[inline]
+fn call_soon<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let state = slf.get().state(py);
+    if state.debug.get() {
+        return Loop::base(slf, "call_soon", arguments);
+    }
+    let registration = registration(py, "call_soon", arguments)?;
+    // A closed loop is refused before anything is made for it.
+    drop(slf.get().model(py)?);
+    let Registration { callback, arguments: rest, context } = registration;
+    if let (Some(context), 0..=1, true) = (context, rest.len(), state.exact.get())
+        && loaded(py).step_lane.recognises(callback)
+    {
+        // SAFETY: arguments of the call under way.
+        let (step, argument, context) = unsafe {
+            (
+                borrowed(py, callback),
+                rest.first().map(|&argument| borrowed(py, argument)),
+                borrowed(py, context),
+            )
+        };
+        slf.get().model(py)?.call_soon(Callback::Step { step, argument, context });
+        return Ok(py.None());
+    }
+    let handle = Py::new(py, new_handle(slf, registration)?)?;
+    slf.get().model(py)?.call_soon(Callback::Handle(handle.clone_ref(py)));
+    Ok(handle.into_any())
+}
+
+fn call_soon_threadsafe<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    if slf.get().state(py).debug.get() {
+        return Loop::base(slf, "call_soon_threadsafe", arguments);
+    }
+    let registration = registration(py, "call_soon_threadsafe", arguments)?;
+    // A closed loop is refused before anything is made for it.
+    drop(slf.get().model(py)?);
+    let handle = Py::new(py, new_handle(slf, registration)?.thread_safe(py))?;
+    push_from_any_thread(slf, Callback::Handle(handle.clone_ref(py)))?;
+    Ok(handle.into_any())
+}
+
+/// Queues in order: directly in the loop's own thread, through the inbox from any other.
+pub(super) fn push_from_any_thread(slf: &Bound<'_, Loop>, callback: Callback) -> PyResult<()> {
+    let py = slf.py();
+    let model = slf.get().model(py)?;
+    if slf.get().runs_in_this_thread(py) {
+        model.call_soon(callback);
+    } else {
+        model.inbox().push(callback);
+    }
+    Ok(())
+}
+
+/// Seconds on the loop's clock to nanoseconds, rounded up so that no timer is early.
+pub(super) fn deadline_ns(when: f64) -> u64 {
+    // The conversion saturates: the past is due at once, the infinite never.
+    (when * 1e9).ceil() as u64
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn add_timer(
+    slf: &Bound<'_, Loop>,
+    when: f64,
+    registration: Registration<'_>,
+) -> PyResult<Py<PyAny>> {
+    let py = slf.py();
+    let handle = new_handle(slf, registration)?;
+    let timer = Py::new(py, TimerHandle::new(handle, when))?;
+    slf.get().model(py)?.call_at(deadline_ns(when), Timer::Native(timer.clone_ref(py)));
+    Ok(timer.into_any())
+}
+
+/// Splits `(first, callback, *args, context=None)`, each of the two also by keyword.
+fn timed_registration<'a, 'py>(
+    py: Python<'py>,
+    function: &str,
+    first_name: &Bound<'py, pyo3::types::PyString>,
+    arguments: Arguments<'a, 'py>,
+) -> PyResult<(Bound<'py, PyAny>, Registration<'a>)> {
+    let [context, first, callback] = if arguments.has_keywords() {
+        arguments.take_keywords(
+            function,
+            [intern!(py, "context"), first_name, intern!(py, "callback")],
+        )?
+    } else {
+        [None; 3]
+    };
+    let mut positional = arguments.positional();
+    let mut next = |named: Option<*mut ffi::PyObject>| match (named, positional.split_first()) {
+        (None, Some((&value, rest))) => {
+            positional = rest;
+            Some(value)
+        }
+        (named, _) => named,
+    };
+    let (first, callback) = (next(first), next(callback));
+    let names =
+        [(first.is_none(), first_name.to_string()), (callback.is_none(), "callback".into())];
+    let (Some(first), Some(callback)) = (first, callback) else {
+        let absent: Vec<&str> =
+            names.iter().filter(|name| name.0).map(|name| name.1.as_str()).collect();
+        return Err(missing(function, &absent));
+    };
+    // SAFETY: an argument of the call under way.
+    let first = unsafe { Bound::from_borrowed_ptr(py, first) };
+    Ok((first, Registration { callback, arguments: positional, context }))
+}
+
+fn call_later<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let state = slf.get().state(py);
+    if state.debug.get() {
+        return Loop::base(slf, "call_later", arguments);
+    }
+    let (delay, registration) =
+        timed_registration(py, "call_later", intern!(py, "delay"), arguments)?;
+    if delay.is_none() {
+        return Err(PyTypeError::new_err("delay must not be None"));
+    }
+    let now = seconds(slf.get().model(py)?.now_ns());
+    let when = match delay.cast_exact::<PyFloat>() {
+        Ok(delay) => now + delay.value(),
+        // Whatever Python can add to a float, with its errors.
+        Err(_) => PyFloat::new(py, now).add(delay)?.extract()?,
+    };
+    add_timer(slf, when, registration)
+}
+
+fn call_at<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let (when, registration) = timed_registration(py, "call_at", intern!(py, "when"), arguments)?;
+    if when.is_none() {
+        return Err(PyTypeError::new_err("when cannot be None"));
+    }
+    drop(slf.get().model(py)?);
+    if slf.get().state(py).debug.get() {
+        let Registration { callback, arguments, context } = registration;
+        let arguments = Held::new(py, arguments)?.to_tuple(py)?;
+        // SAFETY: arguments of the call under way.
+        let (callback, context) = unsafe {
+            (
+                Bound::<PyAny>::from_borrowed_ptr(py, callback),
+                context.map(|context| Bound::<PyAny>::from_borrowed_ptr(py, context)),
+            )
+        };
+        let made = seam(py, "call_at_debug", (slf, when, callback, arguments, context))?;
+        return Ok(made.unbind());
+    }
+    add_timer(slf, when.extract()?, registration)
+}
+
+fn time<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    _arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    // The clock outlives the loop: `time()` of a closed loop works in asyncio, too.
+    let now_ns = match slf.get().model(py) {
+        Ok(model) => model.now_ns(),
+        Err(_) => velodrome::Clock::Monotonic.now_ns(),
+    };
+    Ok(PyFloat::new(py, seconds(now_ns)).into_any().unbind())
+}
+
+fn get_debug<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    _arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    slf.get().is_debug(py).into_py_any(py)
+}
+
+fn create_future<'py>(
+    _py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    _arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    new_future(slf)
+}
+
+/// `class(*arguments, loop=loop)`.
+fn call_with_loop<const N: usize>(
+    slf: &Bound<'_, Loop>,
+    class: &Py<PyAny>,
+    arguments: [*mut ffi::PyObject; N],
+) -> PyResult<Py<PyAny>> {
+    const { assert!(N <= 1) };
+    let py = slf.py();
+    let mut places = [std::ptr::null_mut(); 3];
+    places[1..=N].copy_from_slice(&arguments);
+    places[N + 1] = slf.as_ptr();
+    let names = loop_keyword(py)?;
+    // SAFETY: `places[1..]` are the live arguments and the one named value; the place in front
+    // may be written to.
+    unsafe {
+        let object = ffi::PyObject_Vectorcall(
+            class.as_ptr(),
+            places.as_ptr().add(1),
+            N | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+            names.as_ptr(),
+        );
+        owned(py, object)
+    }
+}
+
+/// What a module has under a name now.
+#[inline]
+fn named(
+    py: Python<'_>,
+    module: &Py<PyDict>,
+    name: &Bound<'_, pyo3::types::PyString>,
+) -> PyResult<Py<PyAny>> {
+    // SAFETY: a dictionary and a string, both alive; the borrowed result is made our own before
+    // anything can change the dictionary.
+    unsafe {
+        let found = ffi::PyDict_GetItemWithError(module.as_ptr(), name.as_ptr());
+        if !found.is_null() {
+            return Ok(borrowed(py, found));
+        }
+    }
+    Err(PyErr::take(py)
+        .unwrap_or_else(|| pyo3::exceptions::PyAttributeError::new_err(name.to_string())))
+}
+
+fn loop_keyword(py: Python<'_>) -> PyResult<&Bound<'_, PyTuple>> {
+    static NAMES: pyo3::sync::PyOnceLock<Py<PyTuple>> = pyo3::sync::PyOnceLock::new();
+    let names =
+        NAMES.get_or_try_init(py, || PyTuple::new(py, [intern!(py, "loop")]).map(Bound::unbind))?;
+    Ok(names.bind(py))
+}
+
+/// `asyncio.Future(loop=loop)`.
+pub fn new_future(slf: &Bound<'_, Loop>) -> PyResult<Py<PyAny>> {
+    let class = named(slf.py(), &loaded(slf.py()).futures, intern!(slf.py(), "Future"))?;
+    call_with_loop(slf, &class, [])
+}
+
+fn create_task<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, Loop>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let state = slf.get().state(py);
+    let &[coroutine] = arguments.positional() else {
+        return Loop::base(slf, "create_task", arguments);
+    };
+    if arguments.has_keywords() || state.debug.get() || state.task_factory.borrow().is_some() {
+        return Loop::base(slf, "create_task", arguments);
+    }
+    drop(slf.get().model(py)?);
+    let class = named(py, &loaded(py).tasks, intern!(py, "Task"))?;
+    call_with_loop(slf, &class, [coroutine])
+}
+
+raw_method!(raw_call_soon, Loop, call_soon);
+raw_method!(raw_call_soon_threadsafe, Loop, call_soon_threadsafe);
+raw_method!(raw_call_later, Loop, call_later);
+raw_method!(raw_call_at, Loop, call_at);
+raw_method!(raw_time, Loop, time);
+raw_method!(raw_get_debug, Loop, get_debug);
+raw_method!(raw_create_future, Loop, create_future);
+raw_method!(raw_create_task, Loop, create_task);
+
+pub const METHODS: &[Method] = &[
+    Method {
+        name: c"call_soon",
+        call: raw_call_soon,
+        doc: c"call_soon($self, callback, *args, context=None)\n--\n\n\
+               Call callback(*args) in the next iteration of the loop, in order of registration.\n\n\
+               It runs in context, or in a copy of the current one. Only from the loop's own\n\
+               thread; elsewhere use call_soon_threadsafe. Returns a Handle. Raises RuntimeError\n\
+               if the loop is closed.",
+    },
+    Method {
+        name: c"call_soon_threadsafe",
+        call: raw_call_soon_threadsafe,
+        doc: c"call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n\
+               Like call_soon, from any thread; ends the loop's sleep.",
+    },
+    Method {
+        name: c"call_later",
+        call: raw_call_later,
+        doc: c"call_later($self, delay, callback, *args, context=None)\n--\n\n\
+               Call callback(*args) after delay seconds (zero or less: in the next iteration).\n\n\
+               Never early. Only from the loop's own thread. Returns a TimerHandle. Raises\n\
+               TypeError if delay is None, RuntimeError if the loop is closed.",
+    },
+    Method {
+        name: c"call_at",
+        call: raw_call_at,
+        doc: c"call_at($self, when, callback, *args, context=None)\n--\n\n\
+               Like call_later, at an absolute time on the clock of time(), in seconds.",
+    },
+    Method {
+        name: c"time",
+        call: raw_time,
+        doc: c"time($self, /)\n--\n\n\
+               Return the loop's time in seconds: that of time.monotonic().",
+    },
+    Method {
+        name: c"get_debug",
+        call: raw_get_debug,
+        doc: c"get_debug($self, /)\n--\n\nReturn whether the loop is in debug mode.",
+    },
+    Method {
+        name: c"create_future",
+        call: raw_create_future,
+        doc: c"create_future($self, /)\n--\n\nCreate an asyncio.Future of this loop.",
+    },
+    Method {
+        name: c"create_task",
+        call: raw_create_task,
+        doc: c"create_task($self, coro, **kwargs)\n--\n\n\
+               Schedule a coroutine and return its Task.\n\n\
+               The keyword arguments are those of asyncio.Task in the running Python. Raises\n\
+               RuntimeError if the loop is closed.",
+    },
+];

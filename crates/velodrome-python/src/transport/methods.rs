@@ -1,0 +1,383 @@
+//! asyncio's methods of a transport, each a few lines over what the transport does.
+
+use std::os::fd::RawFd;
+
+use pyo3::{
+    PyTraverseError, PyVisit,
+    exceptions::{PyRuntimeError, PyTypeError, PyValueError},
+    intern,
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
+use velodrome::stream::Phase;
+
+use super::{StreamTransport, clone_of, protocol_kind, readable_view, socket::Socket};
+use crate::{
+    buffer::Chunk,
+    event_loop::{Loop, new_future},
+    fast::{Arguments, Method, raw_method},
+    imports::seam,
+};
+
+fn write<'py>(
+    py: Python<'py>,
+    slf: &Bound<'py, StreamTransport>,
+    arguments: Arguments<'_, 'py>,
+) -> PyResult<Py<PyAny>> {
+    let data = match *arguments.positional() {
+        [data] if !arguments.has_keywords() => data,
+        [] => {
+            let [data] = arguments.take_keywords("write", [intern!(py, "data")])?;
+            data.ok_or_else(|| {
+                PyTypeError::new_err("write() missing 1 required positional argument: 'data'")
+            })?
+        }
+        _ => return Err(PyTypeError::new_err("write() takes exactly one argument")),
+    };
+    // SAFETY: an argument of the call under way.
+    let data = unsafe { Bound::ref_from_ptr(py, &data) };
+    StreamTransport::write_object(slf, data)?;
+    Ok(py.None())
+}
+
+raw_method!(raw_write, StreamTransport, write);
+
+pub const METHODS: &[Method] = &[Method {
+    name: c"write",
+    call: raw_write,
+    doc: c"write($self, data, /)\n--\n\n\
+           Write bytes, a bytearray or a memoryview; never blocks.\n\n\
+           What the socket does not take at once is buffered; bytes are held, anything else is\n\
+           copied. Only from the loop's own thread. Raises RuntimeError after write_eof().",
+}];
+
+#[pymethods]
+impl StreamTransport {
+    /// Write each element of an iterable of bytes-like objects, joined.
+    fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let after_eof = "Cannot call writelines() after write_eof()";
+        inner.check_writable(after_eof, "unable to writelines")?;
+        let mut chunks = Vec::new();
+        for data in list_of_data.try_iter()? {
+            let data = data?;
+            match data.cast_exact::<PyBytes>() {
+                Ok(bytes) => chunks.push(Chunk::Bytes(bytes.clone().unbind(), 0)),
+                Err(_) => chunks.push(Chunk::Copy(readable_view(&data)?.bytes(py).into())),
+            }
+        }
+        if chunks.iter().all(|chunk| chunk.as_ref().is_empty()) {
+            return Ok(());
+        }
+        if inner.stream.phase() == Phase::Lost {
+            return Self::wrote_after_loss(slf);
+        }
+        let waited = inner.stream.unsent_bytes() > 0 && !inner.stream.is_deferred();
+        chunks.into_iter().for_each(|chunk| inner.stream.push(chunk));
+        if waited {
+            return Self::pause_protocol_if_full(slf);
+        }
+        Self::flush(slf)
+    }
+
+    /// Close the write end after what is buffered is written; data may still be received.
+    fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::flush_deferred(slf)?;
+        if slf.get().inner(slf.py()).stream.write_eof() {
+            return Self::shut_down_if_ended(slf);
+        }
+        Ok(())
+    }
+
+    /// Return True: stream sockets can be half-closed.
+    fn can_write_eof(&self) -> bool {
+        true
+    }
+
+    /// Close the transport at once; what is buffered is lost.
+    fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::_force_close(slf, None)
+    }
+
+    fn _force_close(slf: &Bound<'_, Self>, exc: Option<Py<PyAny>>) -> PyResult<()> {
+        // What `write` would have sent at once must not be lost by being held back.
+        Self::flush_deferred(slf)?;
+        Self::force_close(slf, exc)
+    }
+
+    #[pyo3(signature = (exc, message = "Fatal error on transport"))]
+    fn _fatal_error(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>, message: &str) -> PyResult<()> {
+        Self::fatal(slf, PyErr::from_value(exc), message)
+    }
+
+    /// Close the transport after what is buffered is written. No more data is received, and
+    /// `connection_lost(None)` is called later.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::close_now(slf)
+    }
+
+    /// Return True if the transport is closing or closed.
+    pub fn is_closing(&self, py: Python<'_>) -> bool {
+        self.inner(py).stream.is_closing()
+    }
+
+    /// Return True if the transport is open and not paused.
+    fn is_reading(&self, py: Python<'_>) -> bool {
+        self.inner(py).stream.is_reading()
+    }
+
+    /// Call no more `data_received` until `resume_reading()`. Idempotent.
+    fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::flush_deferred(slf)?;
+        if slf.get().inner(slf.py()).stream.pause_reading() {
+            Self::debug_log(slf, "%r pauses reading")?;
+        }
+        Ok(())
+    }
+
+    /// Undo `pause_reading()`. Idempotent.
+    fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().inner(slf.py()).stream.resume_reading() {
+            Self::update_interest(slf)?;
+            Self::debug_log(slf, "%r resumes reading")?;
+        }
+        Ok(())
+    }
+
+    /// Let another protocol have the connection; its kind decides how data is delivered.
+    fn set_protocol(slf: &Bound<'_, Self>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::flush_deferred(slf)?;
+        let inner = slf.get().inner(slf.py());
+        inner.protocol_kind.set(protocol_kind(protocol)?);
+        let old = inner.protocol.replace(Some(protocol.clone().unbind()));
+        drop(old);
+        Ok(())
+    }
+
+    /// Return the present protocol; None once the connection is lost.
+    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        clone_of(py, &self.inner(py).protocol)
+    }
+
+    /// Set the marks (bytes) at which the protocol is told to pause and to resume writing.
+    #[pyo3(signature = (high = None, low = None))]
+    fn set_write_buffer_limits(
+        slf: &Bound<'_, Self>,
+        high: Option<Bound<'_, PyAny>>,
+        low: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let high = match (high, &low) {
+            (Some(high), _) => high,
+            (None, None) => 65536_usize.into_pyobject(py)?.into_any(),
+            (None, Some(low)) => low.mul(4)?,
+        };
+        let low = low.map_or_else(|| high.floor_div(4), Ok)?;
+        if !(high.ge(&low)? && low.ge(0)?) {
+            return Err(PyValueError::new_err(format!(
+                "high ({}) must be >= low ({}) must be >= 0",
+                high.repr()?,
+                low.repr()?
+            )));
+        }
+        // A mark beyond memory is as good as none.
+        let bytes = |mark: &Bound<'_, PyAny>| -> PyResult<usize> {
+            if mark.gt(isize::MAX)? { Ok(isize::MAX as usize) } else { mark.extract() }
+        };
+        let stream = &slf.get().inner(py).stream;
+        stream.flow.set_limits(bytes(&low)?, bytes(&high)?);
+        Self::flush_deferred(slf)?;
+        Self::pause_protocol_if_full(slf)
+    }
+
+    /// Return the (low, high) marks in bytes.
+    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
+        self.inner(py).stream.flow.limits()
+    }
+
+    /// Return how many bytes wait for the socket.
+    fn get_write_buffer_size(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        Self::flush_deferred(slf)?;
+        Ok(slf.get().inner(slf.py()).stream.unsent_bytes())
+    }
+
+    /// Return 'socket', 'sockname', 'peername' or what else is known by `name`, else `default`.
+    #[pyo3(signature = (name, default = None))]
+    fn get_extra_info(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyAny>,
+        default: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        // A user may use the socket: nothing must be held back behind it.
+        Self::flush_deferred(slf)?;
+        if let Some(extra) = clone_of(py, &slf.get().inner(py).extra)
+            && let Some(value) = extra.bind(py).get_item(name)?
+        {
+            return Ok(value.unbind());
+        }
+        let known: &str = name.extract().unwrap_or("");
+        let value = match known {
+            "socket" => Self::transport_socket(slf)?,
+            "sockname" | "peername" => Self::address(slf, known)?,
+            _ => return Ok(default.unwrap_or_else(|| py.None())),
+        };
+        let extra = {
+            let mut extra = slf.get().inner(py).extra.borrow_mut();
+            extra.get_or_insert_with(|| PyDict::new(py).unbind()).clone_ref(py)
+        };
+        extra.bind(py).set_item(name, &value)?;
+        Ok(value)
+    }
+
+    #[getter]
+    fn _sock(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Self::flush_deferred(slf)?;
+        Self::python_socket(slf)
+    }
+
+    #[getter]
+    fn _sock_fd(&self, py: Python<'_>) -> RawFd {
+        self.inner(py).fd.get()
+    }
+
+    #[getter]
+    fn _loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
+        clone_of(py, &self.inner(py).event_loop)
+    }
+
+    #[getter]
+    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.get_protocol(py)
+    }
+
+    #[getter]
+    fn _server(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        clone_of(py, &self.inner(py).server)
+    }
+
+    #[getter]
+    fn _paused(&self, py: Python<'_>) -> bool {
+        self.inner(py).stream.is_paused()
+    }
+
+    #[getter]
+    fn _protocol_paused(&self, py: Python<'_>) -> bool {
+        self.inner(py).stream.flow.is_paused()
+    }
+
+    /// Leaves the poller, so that somebody else can watch the socket (sendfile).
+    fn _lend_socket(&self, py: Python<'_>) {
+        let inner = self.inner(py);
+        if inner.stream.phase() == Phase::Lost || inner.lent.replace(true) {
+            return;
+        }
+        self.deregister(py);
+    }
+
+    /// Comes back to the poller.
+    fn _take_back_socket(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        if !inner.lent.replace(false) || inner.stream.phase() == Phase::Lost {
+            return Ok(());
+        }
+        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
+        Self::register(slf, event_loop.bind(py))?;
+        Self::update_interest(slf)
+    }
+
+    #[getter]
+    fn _start_tls_compatible(&self) -> bool {
+        true
+    }
+
+    #[getter]
+    fn _sendfile_compatible<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        seam(py, "sendfile_mode", ())
+    }
+
+    fn _make_empty_waiter(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        if inner.empty_waiter.borrow().is_some() {
+            return Err(PyRuntimeError::new_err("Empty waiter is already set"));
+        }
+        Self::flush_deferred(slf)?;
+        let Some(event_loop) = clone_of(py, &inner.event_loop) else {
+            return Err(PyRuntimeError::new_err("the transport is closed"));
+        };
+        let waiter = new_future(event_loop.bind(py))?;
+        if inner.stream.unsent_bytes() == 0 {
+            waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
+        }
+        *inner.empty_waiter.borrow_mut() = Some(waiter.clone_ref(py));
+        Ok(waiter)
+    }
+
+    fn _reset_empty_waiter(&self, py: Python<'_>) {
+        drop(self.inner(py).empty_waiter.take());
+    }
+
+    #[getter]
+    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        crate::imports::imports(py)?.seam.bind(py).getattr(intern!(py, "StreamTransport"))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let state = match inner.stream.phase() {
+            Phase::Open => "open",
+            Phase::Closing => "closing",
+            Phase::Lost if inner.fd.get() < 0 => "closed",
+            Phase::Lost => "closing",
+        };
+        let reading = if inner.stream.is_reading() { "reading" } else { "not reading" };
+        let unsent = inner.stream.unsent_bytes();
+        Ok(format!("<StreamTransport fd={} {state} {reading} unsent={unsent}>", inner.fd.get()))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: called by the garbage collector.
+        let inner = unsafe { self.0.in_traverse() };
+        for cell in [
+            &inner.protocol,
+            &inner.server,
+            &inner.context,
+            &inner.waiter,
+            &inner.empty_waiter,
+            &inner.lost_because,
+        ] {
+            if let Ok(object) = cell.try_borrow() {
+                visit.call(&*object)?;
+            }
+        }
+        if let Ok(event_loop) = inner.event_loop.try_borrow() {
+            visit.call(&*event_loop)?;
+        }
+        if let Ok(extra) = inner.extra.try_borrow() {
+            visit.call(&*extra)?;
+        }
+        if let Ok(socket) = inner.socket.try_borrow()
+            && let Socket::Python(socket) = &*socket
+        {
+            visit.call(socket)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        Python::attach(|py| {
+            let inner = self.inner(py);
+            inner.stream.abort();
+            let dropped = (
+                (inner.protocol.take(), inner.server.take(), inner.context.take()),
+                (inner.waiter.take(), inner.empty_waiter.take(), inner.lost_because.take()),
+                (inner.event_loop.take(), inner.extra.take()),
+            );
+            drop(dropped);
+        });
+    }
+}
