@@ -17,7 +17,7 @@ import selectors
 import warnings
 import weakref
 
-from . import _native, _signals, _sockets
+from . import _names, _native, _signals, _sockets
 
 _SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
 _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
@@ -54,7 +54,9 @@ def _with_mode(method):
     return method
 
 
-class Loop(_sockets.SockMethods, _signals.SignalMethods, _native.Loop, _AsyncioLoop):  # type: ignore[misc]
+class Loop(  # type: ignore[misc]
+    _sockets.SockMethods, _signals.SignalMethods, _names.NameMethods, _native.Loop, _AsyncioLoop
+):
     """An asyncio event loop."""
 
     def __init__(self) -> None:
