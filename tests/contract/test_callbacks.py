@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import random
 import sys
 import weakref
 
@@ -477,6 +478,91 @@ def test_a_handle_takes_weak_references(loop):
     handle = loop.call_soon(lambda: None)
     assert weakref.ref(handle)() is handle
     run_batches(loop)
+
+
+def test_a_handle_that_is_kept_stays_what_it_was(loop):
+    kept = [loop.call_soon(broken).cancel, loop.call_soon(int)]
+    loop.call_soon(float)
+    kept.append(loop.call_soon(bool))
+    kept.append(loop.call_soon_threadsafe(bytes))
+    loop.call_soon(list)
+    kept.pop(0)()
+    names = [repr(handle).split()[1] for handle in kept]
+    assert names == ["int()>", "bool()>", "bytes()>"]
+    run_batches(loop)
+    assert [repr(handle).split()[1] for handle in kept] == names
+
+
+@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])
+def test_a_handle_with_a_weak_reference_is_not_used_for_another_callback(loop, method):
+    ran = []
+    watched = weakref.ref(getattr(loop, method)(ran.append, 1))
+    getattr(loop, method)(ran.append, 2)
+    getattr(loop, method)(ran.append, 3)
+    watched().cancel()
+    run_batches(loop)
+    assert ran == [2, 3]
+    assert watched() is None
+
+
+def test_the_report_of_a_handle_that_nobody_kept_names_its_callback(loop, reports):
+    def other():
+        raise LookupError
+
+    loop.call_soon(broken)
+    loop.call_soon(other)
+    loop.call_soon(int)
+    run_batches(loop)
+    for name in ("broken", "other"):
+        report = reports.pop(0)
+        assert isinstance(report["handle"], asyncio.Handle)
+        assert not report["handle"].cancelled()
+        assert f"{name}()" in repr(report["handle"])
+        assert f"{name}()" in report["message"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whoever_keeps_drops_or_cancels_handles_the_right_callbacks_run(loop, seed):
+    """Registrations as they come, nested in callbacks too: each runs once, in order, unless cancelled."""
+    contextvars.copy_context().run(register_at_random, loop, random.Random(seed))
+
+
+def register_at_random(loop, chance):
+    ran, expected, kept = [], [], {}
+
+    def callback(number, *rest):
+        assert rest == tuple(range(len(rest)))
+        assert variable.get() == number
+        ran.append(number)
+        if number % 7 == 0 and number < 1000:
+            register(number + 1000)
+        if chance.random() < 0.2 and kept:
+            kept.pop(chance.choice(sorted(kept)))
+
+    def register(number):
+        variable.set(number)
+        method = chance.choice([loop.call_soon, loop.call_soon_threadsafe])
+        arguments = (callback, number, *range(chance.randrange(5)))
+        fate = chance.choice(["drop", "drop", "drop", "keep", "watch", "cancel"])
+        if fate == "cancel":
+            method(*arguments).cancel()
+            return
+        expected.append(number)
+        if fate == "drop":
+            method(*arguments)
+        else:
+            handle = method(*arguments)
+            kept[number] = handle if fate == "keep" else weakref.ref(handle)
+
+    for number in range(300):
+        register(number)
+    for number in chance.sample(sorted(kept), 20):
+        handle = kept.pop(number)
+        handle = handle() if isinstance(handle, weakref.ref) else handle
+        handle.cancel()
+        expected.remove(number)
+    run_batches(loop)
+    assert ran == expected
 
 
 # --- timer handles compare by time ----------------------------------------------------------------

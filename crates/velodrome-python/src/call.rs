@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use pyo3::{ffi, prelude::*, types::PyTuple};
+use pyo3::{PyTraverseError, PyVisit, ffi, prelude::*, types::PyTuple};
 
 /// A new reference that a C function returned, or the exception that it set.
 ///
@@ -63,14 +63,14 @@ impl Held {
     /// Visits each object that is held, until one visit fails.
     pub fn try_for_each<E>(
         &self,
-        mut visit: impl FnMut(*mut ffi::PyObject) -> Result<(), E>,
+        mut visit: impl FnMut(&Py<PyAny>) -> Result<(), E>,
     ) -> Result<(), E> {
         match self {
             Held::None => Ok(()),
-            Held::One(a) => visit(a.as_ptr()),
-            Held::Two(items) => items.iter().try_for_each(|item| visit(item.as_ptr())),
-            Held::Three(items) => items.iter().try_for_each(|item| visit(item.as_ptr())),
-            Held::Many(tuple) => visit(tuple.as_ptr()),
+            Held::One(a) => visit(a),
+            Held::Two(items) => items.iter().try_for_each(visit),
+            Held::Three(items) => items.iter().try_for_each(visit),
+            Held::Many(tuple) => visit(tuple.as_any()),
         }
     }
 
@@ -101,6 +101,27 @@ impl Held {
                 owned(py, result)
             },
         }
+    }
+}
+
+/// A call that waits: what a handle stands for, and all that is queued once nobody has the handle.
+pub struct Call {
+    pub callback: Py<PyAny>,
+    pub arguments: Held,
+    pub context: Py<PyAny>,
+}
+
+impl Call {
+    /// Calls the callback in its context. `self` is alive meanwhile, and so is what is in it.
+    #[inline]
+    pub fn run(&self, py: Python<'_>) -> PyResult<()> {
+        in_context(py, &self.context, || self.arguments.call(py, &self.callback)).map(drop)
+    }
+
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.callback)?;
+        visit.call(&self.context)?;
+        self.arguments.try_for_each(|held| visit.call(held))
     }
 }
 

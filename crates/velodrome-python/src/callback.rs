@@ -4,7 +4,7 @@ use pyo3::{PyTraverseError, PyVisit, ffi, intern, prelude::*};
 use velodrome::{Cancellable, Kind, Readiness, Source as ModelSource};
 
 use crate::{
-    call::{call, in_context},
+    call::Call,
     event_loop::Loop,
     handle::{Handle, TimerHandle},
     server::Listener,
@@ -27,12 +27,8 @@ pub enum Callback {
     Timer(Py<TimerHandle>),
     /// asyncio's own handle, as debug mode uses them: anything with `_cancelled` and `_run()`.
     Foreign(Py<PyAny>),
-    /// The step of a task, see `step_lane.rs`: no handle exists.
-    Step {
-        step: Py<PyAny>,
-        argument: Option<Py<PyAny>>,
-        context: Py<PyAny>,
-    },
+    /// A call without a handle: nobody has it any more, or nobody could (see `step_lane.rs`).
+    Call(Call),
     Transport(Py<StreamTransport>, Turn),
     Listener(Py<Listener>),
     Sock(Py<SockWaiters>, Readiness),
@@ -56,17 +52,14 @@ impl Callback {
     pub fn run(self, event_loop: &Bound<'_, Loop>) -> PyResult<()> {
         let py = event_loop.py();
         match self {
-            Callback::Step { step, argument, context } => {
-                let result = in_context(py, &context, || match &argument {
-                    None => call(py, &step, []),
-                    Some(argument) => call(py, &step, [argument.as_ptr()]),
-                });
-                match result {
-                    Ok(_) => Ok(()),
-                    Err(error) => step_failed(event_loop, &step, argument, context, error),
+            Callback::Call(call) => run_call(event_loop, call),
+            Callback::Handle(handle) => match Handle::give_up(handle.bind(py)) {
+                Some(call) => {
+                    event_loop.get().keep_spare(py, handle);
+                    run_call(event_loop, call)
                 }
-            }
-            Callback::Handle(handle) => Handle::run(handle.bind(py)),
+                None => Handle::run(handle.bind(py)),
+            },
             Callback::Timer(timer) => {
                 let timer = timer.bind(py);
                 timer.get().unscheduled(py);
@@ -95,13 +88,36 @@ impl Callback {
         }
     }
 
+    /// Puts the mere call of a handle that nobody else has in the handle's place. Returns that
+    /// handle, to be used again.
+    #[inline]
+    pub fn give_up_handle(&mut self, py: Python<'_>) -> Option<Py<Handle>> {
+        let Callback::Handle(handle) = self else { return None };
+        let call = Handle::give_up(handle.bind(py))?;
+        match std::mem::replace(self, Callback::Call(call)) {
+            Callback::Handle(handle) => Some(handle),
+            _ => None,
+        }
+    }
+
+    /// A mere call with a handle of its own, for those who ask for one.
+    pub fn with_handle(self, event_loop: &Bound<'_, Loop>) -> PyResult<Self> {
+        match self {
+            Callback::Call(call) => {
+                let handle = Py::new(event_loop.py(), Handle::new(event_loop, call))?;
+                Ok(Callback::Handle(handle))
+            }
+            other => Ok(other),
+        }
+    }
+
     /// What a slow-callback message names.
     pub fn describe(&self, py: Python<'_>) -> Py<PyAny> {
         match self {
             Callback::Handle(handle) => handle.clone_ref(py).into_any(),
             Callback::Timer(timer) => timer.clone_ref(py).into_any(),
             Callback::Foreign(handle) => handle.clone_ref(py),
-            Callback::Step { step, .. } => step.clone_ref(py),
+            Callback::Call(call) => call.callback.clone_ref(py),
             Callback::Transport(transport, _) => transport.clone_ref(py).into_any(),
             Callback::Listener(listener) => listener.clone_ref(py).into_any(),
             Callback::Sock(waiters, _) => waiters.clone_ref(py).into_any(),
@@ -113,11 +129,7 @@ impl Callback {
             Callback::Handle(handle) => visit.call(handle),
             Callback::Timer(timer) => visit.call(timer),
             Callback::Foreign(handle) => visit.call(handle),
-            Callback::Step { step, argument, context } => {
-                visit.call(step)?;
-                visit.call(argument)?;
-                visit.call(context)
-            }
+            Callback::Call(call) => call.visit(visit),
             Callback::Transport(transport, _) => visit.call(transport),
             Callback::Listener(listener) => visit.call(listener),
             Callback::Sock(waiters, _) => visit.call(waiters),
@@ -144,22 +156,23 @@ fn failed(event_loop: &Bound<'_, Loop>, subject: &Bound<'_, PyAny>, error: PyErr
     crate::imports::seam(event_loop.py(), "turn_failed", (event_loop, subject, error)).map(drop)
 }
 
-/// A step that raised: makes the handle that the message speaks of.
+#[inline]
+fn run_call(event_loop: &Bound<'_, Loop>, call: Call) -> PyResult<()> {
+    match call.run(event_loop.py()) {
+        Ok(()) => Ok(()),
+        Err(error) => call_failed(event_loop, call, error),
+    }
+}
+
+/// A call that raised: makes the handle that the message speaks of.
 #[cold]
-fn step_failed(
-    event_loop: &Bound<'_, Loop>,
-    step: &Py<PyAny>,
-    argument: Option<Py<PyAny>>,
-    context: Py<PyAny>,
-    error: PyErr,
-) -> PyResult<()> {
+fn call_failed(event_loop: &Bound<'_, Loop>, call: Call, error: PyErr) -> PyResult<()> {
     let py = event_loop.py();
     if crate::error::leaves_loop(py, &error) {
         return Err(error);
     }
-    let arguments = argument.map_or(crate::call::Held::None, crate::call::Held::One);
-    let handle = Handle::new(event_loop, step.clone_ref(py), arguments, context);
-    crate::imports::seam(py, "callback_failed", (event_loop, Py::new(py, handle)?, error)).map(drop)
+    let handle = Py::new(py, Handle::new(event_loop, call))?;
+    crate::imports::seam(py, "callback_failed", (event_loop, handle, error)).map(drop)
 }
 
 /// An entry of the timer heap.

@@ -28,6 +28,7 @@ use crate::{
     error::{closed, os_error},
     fast::Arguments,
     gil::GilBound,
+    handle::Handle,
     host::PyHost,
     imports::{imports, loaded},
     transport::StreamTransport,
@@ -47,6 +48,8 @@ pub struct State {
     task_factory: RefCell<Option<Py<PyAny>>>,
     /// Transports that hold writes back until the end of the batch.
     deferred: RefCell<Vec<Py<StreamTransport>>>,
+    /// A handle without a call, for the next registration.
+    spare: Cell<Option<Py<Handle>>>,
     /// What small reads land in before they become exact bytes. Lent out during one read.
     scratch: Cell<Option<Box<[u8]>>>,
     /// The user's wake-up descriptor while the loop runs with its own.
@@ -123,6 +126,14 @@ impl Loop {
             result = result.and(StreamTransport::flush_deferred(transport.bind(py)));
         }
         result
+    }
+
+    /// Keeps a handle that gave up its call, for the next registration.
+    #[inline]
+    pub fn keep_spare(&self, py: Python<'_>, handle: Py<Handle>) {
+        handle.get().release(py);
+        // The one that it replaces is as empty: dropping it runs nobody's code.
+        drop(self.0.get(py).spare.replace(Some(handle)));
     }
 
     /// Lends the scratch buffer to `read`, which must not run Python code.
@@ -284,6 +295,7 @@ impl Loop {
             exact: Cell::new(false),
             task_factory: RefCell::new(None),
             deferred: RefCell::default(),
+            spare: Cell::new(None),
             scratch: Cell::new(None),
             user_wakeup_fd: Cell::new(-1),
             has_wakeup_fd: Cell::new(false),
@@ -352,6 +364,7 @@ impl Loop {
         }
         drop(model);
         drop(state.deferred.take());
+        drop(state.spare.take());
         drop(state.scratch.take());
         Ok(())
     }

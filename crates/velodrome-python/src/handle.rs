@@ -20,7 +20,7 @@ use pyo3::{
 };
 
 use crate::{
-    call::{Held, in_context},
+    call::{Call, Held},
     error::leaves_loop,
     event_loop::Loop,
     gil::GilBound,
@@ -70,12 +70,8 @@ pub struct Handle(GilBound<Inner>);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_micros(200);
 
 impl Handle {
-    pub fn new(
-        event_loop: &Bound<'_, Loop>,
-        callback: Py<PyAny>,
-        arguments: Held,
-        context: Py<PyAny>,
-    ) -> Self {
+    pub fn new(event_loop: &Bound<'_, Loop>, call: Call) -> Self {
+        let Call { callback, arguments, context } = call;
         Handle(GilBound::new(Inner {
             callback: Cell::new(Some(callback)),
             arguments: Cell::new(arguments),
@@ -87,9 +83,57 @@ impl Handle {
     }
 
     /// Makes it `asyncio`'s thread-safe kind.
-    pub fn thread_safe(self, py: Python<'_>) -> Self {
+    pub fn set_thread_safe(&self, py: Python<'_>) {
         self.0.get(py).sharing.set(Sharing::ThreadSafe);
-        self
+    }
+
+    /// Whether only the caller has the handle: one reference, and none that is weak.
+    #[inline]
+    fn is_exclusive(slf: &Bound<'_, Handle>) -> bool {
+        // SAFETY: a live object; the list of its weak references is where its class says.
+        unsafe {
+            let object = slf.as_ptr();
+            let offset = (*ffi::Py_TYPE(object)).tp_weaklistoffset;
+            let weak = object.byte_offset(offset).cast::<*mut ffi::PyObject>();
+            ffi::Py_REFCNT(object) == 1 && offset > 0 && (*weak).is_null()
+        }
+    }
+
+    /// Takes the call out of a handle that only the caller has, and that was not cancelled. The
+    /// handle may then be used [`again`](Handle::again).
+    #[inline]
+    pub fn give_up(slf: &Bound<'_, Handle>) -> Option<Call> {
+        let inner = slf.get().0.get(slf.py());
+        if !Self::is_exclusive(slf) || inner.cancelled.get() {
+            return None;
+        }
+        match (inner.callback.take(), inner.context.take()) {
+            (Some(callback), Some(context)) => {
+                Some(Call { callback, arguments: inner.arguments.take(), context })
+            }
+            // Cleared by the garbage collector, or run with a reference of its own.
+            (callback, context) => {
+                inner.callback.set(callback);
+                inner.context.set(context);
+                None
+            }
+        }
+    }
+
+    /// Uses a handle that gave up its call for another one: then it is as new.
+    #[inline]
+    pub fn again(&self, event_loop: &Bound<'_, Loop>, call: Call) {
+        let inner = self.0.get(event_loop.py());
+        inner.callback.set(Some(call.callback));
+        inner.arguments.set(call.arguments);
+        inner.context.set(Some(call.context));
+        inner.event_loop.set(Some(event_loop.clone().unbind()));
+        inner.sharing.set(Sharing::Local);
+    }
+
+    /// Lets go of the loop, too.
+    pub fn release(&self, py: Python<'_>) {
+        drop(self.0.get(py).event_loop.take());
     }
 
     pub fn is_cancelled(&self, py: Python<'_>) -> bool {
@@ -131,19 +175,19 @@ impl Handle {
                 return Ok(());
             };
             let arguments = peek(&inner.arguments, |arguments| arguments.clone_ref(py));
-            return in_context(py, &context, || arguments.call(py, &callback)).map(drop);
+            return Call { callback, arguments, context }.run(py);
         }
         // Nobody but the loop has it: what is in it may be taken out for the call.
         let (Some(callback), Some(context)) = (inner.callback.take(), inner.context.take()) else {
             return Ok(());
         };
-        let arguments = inner.arguments.take();
-        let result = in_context(py, &context, || arguments.call(py, &callback)).map(drop);
+        let call = Call { callback, arguments: inner.arguments.take(), context };
+        let result = call.run(py);
         if result.is_err() {
             // The report speaks of it.
-            inner.callback.set(Some(callback));
-            inner.context.set(Some(context));
-            inner.arguments.set(arguments);
+            inner.callback.set(Some(call.callback));
+            inner.context.set(Some(call.context));
+            inner.arguments.set(call.arguments);
         }
         result
     }
@@ -316,7 +360,9 @@ pub unsafe extern "C" fn traverse(
             peek(&inner.event_loop, |it| it.as_ref().map(Py::as_ptr)),
         ];
         let result = held.into_iter().flatten().try_for_each(&mut each);
-        match result.and_then(|()| peek(&inner.arguments, |held| held.try_for_each(&mut each))) {
+        match result.and_then(|()| {
+            peek(&inner.arguments, |held| held.try_for_each(|object| each(object.as_ptr())))
+        }) {
             Ok(()) => 0,
             Err(stop) => stop,
         }

@@ -53,6 +53,7 @@ impl PyHost<'_, '_> {
     #[cold]
     fn call_timed(&self, callback: Callback) -> PyResult<()> {
         let py = self.event_loop.py();
+        let callback = callback.with_handle(self.event_loop)?;
         let subject = callback.describe(py);
         let clock = velodrome::Clock::Monotonic;
         let start_ns = clock.now_ns();

@@ -27,6 +27,7 @@ use velodrome::{Error, Interest, Readiness, error::is_retry};
 
 use crate::{
     buffer::{View, bytes_filled_by},
+    call::{Call, Held, copy_context},
     callback::Source,
     error::os_error,
     event_loop::{Loop, SCRATCH_BYTES, new_future},
@@ -239,8 +240,9 @@ impl SockWaiters {
     ) -> PyResult<Bound<'py, Handle>> {
         let py = slf.py();
         let serve = slf.getattr(if read { "serve_readers" } else { "serve_writers" })?;
-        let context = crate::call::copy_context(py)?;
-        Bound::new(py, Handle::new(event_loop, serve.unbind(), crate::call::Held::None, context))
+        let call =
+            Call { callback: serve.unbind(), arguments: Held::None, context: copy_context(py)? };
+        Bound::new(py, Handle::new(event_loop, call))
     }
 
     fn serve_watched(slf: &Bound<'_, Self>, read: bool) -> PyResult<()> {

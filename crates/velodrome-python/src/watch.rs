@@ -11,7 +11,7 @@ use pyo3::{
 use velodrome::Interest;
 
 use crate::{
-    call::{Held, copy_context},
+    call::{Call, Held, copy_context},
     callback::{Source, Watcher},
     error::os_error,
     event_loop::Loop,
@@ -161,12 +161,13 @@ impl Loop {
             return seam(py, "watch_handle_debug", (slf, callback, arguments, context));
         }
         let values: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
-        let held = Held::new(py, &values)?;
         let context = match context {
             Some(context) => context.unbind(),
             None => copy_context(py)?,
         };
-        Ok(Bound::new(py, Handle::new(slf, callback.unbind(), held, context))?.into_any())
+        let call =
+            Call { callback: callback.unbind(), arguments: Held::new(py, &values)?, context };
+        Ok(Bound::new(py, Handle::new(slf, call))?.into_any())
     }
 
     fn add<'py>(

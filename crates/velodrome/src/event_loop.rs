@@ -251,6 +251,14 @@ impl<K: Kind> EventLoop<K> {
         self.ready.borrow_mut().push_back(callback);
     }
 
+    /// Lends the callback that was queued last, to be exchanged for one that does the same.
+    ///
+    /// `change` must not reach the loop.
+    #[inline]
+    pub fn change_last<R>(&self, change: impl FnOnce(&mut K::Callback) -> Option<R>) -> Option<R> {
+        self.ready.borrow_mut().back_mut().and_then(change)
+    }
+
     /// Queues a timer. `deadline_ns` is on the clock of [`EventLoop::now_ns`].
     pub fn call_at(&self, deadline_ns: u64, timer: K::Timer) {
         self.timers.borrow_mut().insert(deadline_ns, timer);

@@ -45,6 +45,13 @@ impl<C> Inbox<C> {
         self.wake();
     }
 
+    /// Lends the callback that waits as the last one, to be exchanged for one that does the same.
+    ///
+    /// `change` must not reach the inbox.
+    pub fn change_last<R>(&self, change: impl FnOnce(&mut C) -> Option<R>) -> Option<R> {
+        self.lock().back_mut().and_then(change)
+    }
+
     /// Ends the loop's sleep, from any thread.
     pub fn wake(&self) {
         if self.sleeping.load(SeqCst) && self.sleeping.swap(false, SeqCst) {

@@ -11,7 +11,7 @@ use pyo3::{
 
 use super::Loop;
 use crate::{
-    call::{Held, borrowed, copy_context, owned},
+    call::{Call, Held, borrowed, copy_context, owned},
     callback::{Callback, Timer},
     fast::{Arguments, Method, raw_method},
     handle::{Handle, TimerHandle},
@@ -76,13 +76,33 @@ fn registration<'a, 'py>(
     }
 }
 
-fn new_handle(slf: &Bound<'_, Loop>, registration: Registration<'_>) -> PyResult<Handle> {
+/// Takes references to what a registration borrows.
+#[inline]
+fn held_call(py: Python<'_>, registration: Registration<'_>) -> PyResult<Call> {
     let Registration { callback, arguments, context } = registration;
+    Ok(Call {
+        // SAFETY: an argument of the call under way.
+        callback: unsafe { borrowed(py, callback) },
+        arguments: Held::new(py, arguments)?,
+        context: context_or_copy(py, context)?,
+    })
+}
+
+/// A handle for a call: one that nobody has any more, if there is one, else a new one.
+#[inline]
+fn handle_for(
+    slf: &Bound<'_, Loop>,
+    call: Call,
+    given_up: Option<Py<Handle>>,
+) -> PyResult<Py<Handle>> {
     let py = slf.py();
-    let held = Held::new(py, arguments)?;
-    // SAFETY: an argument of the call under way.
-    let callback = unsafe { borrowed(py, callback) };
-    Ok(Handle::new(slf, callback, held, context_or_copy(py, context)?))
+    match given_up.or_else(|| slf.get().state(py).spare.take()) {
+        Some(handle) => {
+            handle.get().again(slf, call);
+            Ok(handle)
+        }
+        None => Py::new(py, Handle::new(slf, call)),
+    }
 }
 
 #[inline]
@@ -98,22 +118,19 @@ fn call_soon<'py>(
     let registration = registration(py, "call_soon", arguments)?;
     // A closed loop is refused before anything is made for it.
     drop(slf.get().model(py)?);
-    let Registration { callback, arguments: rest, context } = registration;
-    if let (Some(context), 0..=1, true) = (context, rest.len(), state.exact.get())
-        && loaded(py).step_lane.recognises(callback)
-    {
-        // SAFETY: arguments of the call under way.
-        let (step, argument, context) = unsafe {
-            (
-                borrowed(py, callback),
-                rest.first().map(|&argument| borrowed(py, argument)),
-                borrowed(py, context),
-            )
-        };
-        slf.get().model(py)?.call_soon(Callback::Step { step, argument, context });
+    // A collection may run in here: nothing of the loop is borrowed.
+    let call = held_call(py, registration)?;
+    let is_step = registration.context.is_some()
+        && registration.arguments.len() <= 1
+        && state.exact.get()
+        && loaded(py).step_lane.recognises(registration.callback);
+    if is_step {
+        slf.get().model(py)?.call_soon(Callback::Call(call));
         return Ok(py.None());
     }
-    let handle = Py::new(py, new_handle(slf, registration)?)?;
+    // By now the caller of the last registration has let go of its handle, or keeps it.
+    let given_up = slf.get().model(py)?.change_last(|last| last.give_up_handle(py));
+    let handle = handle_for(slf, call, given_up)?;
     slf.get().model(py)?.call_soon(Callback::Handle(handle.clone_ref(py)));
     Ok(handle.into_any())
 }
@@ -129,7 +146,17 @@ fn call_soon_threadsafe<'py>(
     let registration = registration(py, "call_soon_threadsafe", arguments)?;
     // A closed loop is refused before anything is made for it.
     drop(slf.get().model(py)?);
-    let handle = Py::new(py, new_handle(slf, registration)?.thread_safe(py))?;
+    let call = held_call(py, registration)?;
+    let model = slf.get().model(py)?;
+    let here = slf.get().runs_in_this_thread(py);
+    let given_up = if here {
+        model.change_last(|last| last.give_up_handle(py))
+    } else {
+        model.inbox().change_last(|last| last.give_up_handle(py))
+    };
+    drop(model);
+    let handle = handle_for(slf, call, given_up)?;
+    handle.get().set_thread_safe(py);
     push_from_any_thread(slf, Callback::Handle(handle.clone_ref(py)))?;
     Ok(handle.into_any())
 }
@@ -162,7 +189,7 @@ fn add_timer(
     registration: Registration<'_>,
 ) -> PyResult<Py<PyAny>> {
     let py = slf.py();
-    let handle = new_handle(slf, registration)?;
+    let handle = Handle::new(slf, held_call(py, registration)?);
     let timer = Py::new(py, TimerHandle::new(handle, when))?;
     slf.get().model(py)?.call_at(deadline_ns(when), Timer::Native(timer.clone_ref(py)));
     Ok(timer.into_any())
