@@ -59,6 +59,14 @@ class EchoBufferedProtocol(asyncio.BufferedProtocol):
         self.transport.write(bytes(self.buffer[:count]))
 
 
+class EchoDatagrams(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        self.transport.sendto(data, addr)
+
+
 class CloseProtocol(asyncio.Protocol):
     def connection_made(self, transport):
         transport.close()
@@ -145,6 +153,13 @@ async def streams_server(loop, unix_path):
 async def unix_protocol_server(loop, unix_path):
     server = await loop.create_unix_server(EchoProtocol, unix_path)
     return server, {"unix": unix_path}
+
+
+@server("udp")
+async def udp_server(loop, unix_path):
+    transport, _ = await loop.create_datagram_endpoint(EchoDatagrams, local_addr=("127.0.0.1", 0))
+    host, port = transport.get_extra_info("sockname")
+    return transport, {"udp": f"{host}:{port}"}
 
 
 @server("sock")

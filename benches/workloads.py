@@ -33,6 +33,8 @@ NETWORK = [
         for connections in (10, 100)
     ),
     *(NetworkWorkload(f"sock-{size}-10", "sock", echo(SIZES[size]), 10) for size in SIZES),
+    # So few that what is under way fits into one socket's receive buffer: nothing is dropped.
+    *(NetworkWorkload(f"udp-1k-{connections}", "udp", echo(KIB), connections) for connections in (10, 50)),
     NetworkWorkload("unix-protocol-1k-10", "unix-protocol", echo(KIB), 10),
     NetworkWorkload(
         "http-protocol-100", "http", ("--request", servers.HTTP_REQUEST, "--reply", servers.HTTP_REPLY), 100

@@ -14,6 +14,7 @@ import functools
 import inspect
 import os
 import selectors
+import socket
 import warnings
 import weakref
 
@@ -22,6 +23,8 @@ from . import _names, _native, _signals, _sockets
 _SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
 _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
 
+
+_DATAGRAM_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 # By name once: a program may put another class in asyncio's place.
 _AsyncioLoop = asyncio.SelectorEventLoop
@@ -55,7 +58,11 @@ def _with_mode(method):
 
 
 class Loop(  # type: ignore[misc]
-    _sockets.SockMethods, _signals.SignalMethods, _names.NameMethods, _native.Loop, _AsyncioLoop
+    _sockets.SockMethods,
+    _signals.SignalMethods,
+    _names.NameMethods,
+    _native.Loop,
+    _AsyncioLoop,
 ):
     """An asyncio event loop."""
 
@@ -89,6 +96,14 @@ class Loop(  # type: ignore[misc]
         return _native.make_stream_transport(
             self, sock, protocol, waiter, extra, server, context
         )
+
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        if not issubclass(type(sock), socket.socket) or sock.family not in _DATAGRAM_FAMILIES:
+            # What only looks like a socket is called as one; addresses of other families are for
+            # Python's own socket object to read.
+            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+        self._ensure_fd_no_transport(sock)
+        return _native.make_datagram_transport(self, sock, protocol, address, waiter, extra)
 
     def _make_ssl_transport(
         self,

@@ -24,6 +24,21 @@ class StreamTransport(asyncio.transports._FlowControlMixin, asyncio.Transport):
     __slots__ = ()
 
 
+class DatagramTransport(
+    asyncio.transports._FlowControlMixin, asyncio.DatagramTransport, asyncio.Transport
+):
+    """What a native datagram transport says it is."""
+
+    __slots__ = ()
+
+
+def resolve_datagram_address(sock, address):
+    """Look a name up as `sock.sendto(data, address)` does, for a datagram that has to wait."""
+    host, port, *rest = address
+    found = socket.getaddrinfo(host, port, sock.family, sock.type)[0][4]
+    return (*found[:2], *rest)
+
+
 def callback_failed(loop, handle, exc):
     """A callback raised: tell the exception handler."""
     keywords = {"debug": loop.get_debug()} if _FORMAT_TAKES_DEBUG else {}

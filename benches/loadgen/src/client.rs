@@ -1,8 +1,8 @@
 //! One connection and the operation it is in the middle of.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,11 +13,38 @@ use crate::sys::{self, Epoll, Interest};
 pub enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    Udp(SocketAddr),
 }
 
 trait Stream: Read + Write + AsRawFd {}
 impl Stream for TcpStream {}
 impl Stream for UnixStream {}
+impl Stream for Datagrams {}
+
+/// A connected socket whose messages are datagrams: each is read and written in one piece.
+struct Datagrams(UdpSocket);
+
+impl Read for Datagrams {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.recv(buffer)
+    }
+}
+
+impl Write for Datagrams {
+    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        self.0.send(datagram)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsRawFd for Datagrams {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
 
 pub struct Client<'a> {
     index: usize,
@@ -156,6 +183,12 @@ fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             Box::new(stream)
+        }
+        Address::Udp(address) => {
+            let socket = UdpSocket::bind((address.ip(), 0))?;
+            socket.connect(address)?;
+            socket.set_nonblocking(true)?;
+            Box::new(Datagrams(socket))
         }
         Address::Unix(path) => {
             let stream = UnixStream::connect(path)?;

@@ -10,7 +10,7 @@ use crate::client::Address;
 use crate::exchange::Exchange;
 
 pub const USAGE: &str = "\
-usage: loadgen (--tcp ADDRESS:PORT | --unix PATH)
+usage: loadgen (--tcp ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
                (--echo BYTES | --request TEXT --reply TEXT | --connect)
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
 
@@ -47,6 +47,7 @@ impl Options {
                 arguments.next().ok_or_else(|| format!("{name} needs a value, or is unknown"))?;
             match name.as_str() {
                 "--tcp" => address = Some(Address::Tcp(number::<SocketAddr>(&name, value)?)),
+                "--udp" => address = Some(Address::Udp(number::<SocketAddr>(&name, value)?)),
                 "--unix" => address = Some(Address::Unix(PathBuf::from(value))),
                 "--echo" => match number(&name, value)? {
                     0 => return Err("--echo needs at least one byte".into()),
@@ -72,7 +73,7 @@ impl Options {
             return Err("--connections needs at least one".into());
         }
         Ok(Self {
-            address: address.ok_or("no address: --tcp or --unix")?,
+            address: address.ok_or("no address: --tcp, --unix or --udp")?,
             exchange: exchange.ok_or("nothing to do: --echo, --request or --connect")?,
             connections,
             warm_up,

@@ -1,13 +1,16 @@
 //! Socket addresses as the `socket` module shows them.
 
-use std::os::fd::BorrowedFd;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    os::fd::BorrowedFd,
+};
 
 use pyo3::{
     IntoPyObjectExt, ffi,
     prelude::*,
-    types::{PyBytes, PyString},
+    types::{PyBytes, PyInt, PyString, PyTuple},
 };
-use velodrome::net::{AddressFamily, SocketAddrAny, SocketAddrV4, SocketAddrV6};
+use velodrome::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketAddrV4, SocketAddrV6};
 
 /// `(host, port)`, `(host, port, flowinfo, scope_id)`, or a Unix path (bytes if abstract).
 /// `None` for families that only Python's own socket object knows.
@@ -36,6 +39,61 @@ pub fn to_python(py: Python<'_>, address: &SocketAddrAny) -> PyResult<Option<Py<
         }
         _ => Ok(None),
     }
+}
+
+/// The address that `socket.sendto` would make of `(host, port)`, `(host, port, flowinfo,
+/// scope_id)` or a Unix path. `None` for a host that is a name, and for whatever Python's own
+/// socket object should refuse in its own words.
+pub fn from_python(
+    family: AddressFamily,
+    address: &Bound<'_, PyAny>,
+) -> PyResult<Option<SocketAddrAny>> {
+    if family == AddressFamily::UNIX {
+        return Ok(unix_from_python(address));
+    }
+    let Ok(parts) = address.cast_exact::<PyTuple>() else { return Ok(None) };
+    let number = |index: usize| -> Option<u32> {
+        parts.get_item(index).ok()?.cast_exact::<PyInt>().ok()?.extract().ok()
+    };
+    let Ok(host) = parts.get_item(0) else { return Ok(None) };
+    let Ok(host) = host.cast_exact::<PyString>() else { return Ok(None) };
+    let (Ok(host), Some(port)) = (host.to_str(), number(1)) else { return Ok(None) };
+    let Ok(port) = u16::try_from(port) else { return Ok(None) };
+    Ok(match (family, parts.len()) {
+        (AddressFamily::INET, 2) => {
+            host.parse().ok().map(|ip: Ipv4Addr| SocketAddrV4::new(ip, port).into())
+        }
+        (AddressFamily::INET6, 2..=4) => {
+            let flowinfo = if parts.len() > 2 { number(2) } else { Some(0) };
+            let scope_id = if parts.len() > 3 { number(3) } else { Some(0) };
+            match (host.parse::<Ipv6Addr>(), flowinfo, scope_id) {
+                // A flow label has 20 bits.
+                (Ok(ip), Some(flowinfo @ ..=0xf_ffff), Some(scope_id)) => {
+                    Some(SocketAddrV6::new(ip, port, flowinfo.to_be(), scope_id).into())
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    })
+}
+
+fn unix_from_python(address: &Bound<'_, PyAny>) -> Option<SocketAddrAny> {
+    let encoded;
+    let bytes = if let Ok(path) = address.cast_exact::<PyBytes>() {
+        path.as_bytes()
+    } else {
+        // Other encodings and escapes are rare enough to be left to Python.
+        encoded = address.cast_exact::<PyString>().ok()?;
+        let path = encoded.to_str().ok()?;
+        path.is_ascii().then_some(path.as_bytes())?
+    };
+    let unix = match bytes {
+        [] => return None,
+        [0, name @ ..] => SocketAddrUnix::new_abstract_name(name),
+        path => SocketAddrUnix::new(path),
+    };
+    unix.ok().map(SocketAddrAny::from)
 }
 
 /// `os.fsdecode`.

@@ -5,6 +5,7 @@ use velodrome::{Cancellable, Kind, Readiness, Source as ModelSource};
 
 use crate::{
     call::Call,
+    datagram::{self, DatagramTransport},
     event_loop::Loop,
     handle::{Handle, TimerHandle},
     server::Listener,
@@ -30,6 +31,7 @@ pub enum Callback {
     /// A call without a handle: nobody has it any more, or nobody could (see `step_lane.rs`).
     Call(Call),
     Transport(Py<StreamTransport>, Turn),
+    Datagrams(Py<DatagramTransport>, datagram::Turn),
     Listener(Py<Listener>),
     Sock(Py<SockWaiters>, Readiness),
 }
@@ -68,6 +70,11 @@ impl Callback {
             Callback::Transport(transport, turn) => {
                 let transport = transport.bind(py);
                 let result = StreamTransport::take_turn(transport, turn);
+                result.or_else(|error| failed(event_loop, transport.as_any(), error))
+            }
+            Callback::Datagrams(transport, turn) => {
+                let transport = transport.bind(py);
+                let result = DatagramTransport::take_turn(transport, turn);
                 result.or_else(|error| failed(event_loop, transport.as_any(), error))
             }
             Callback::Listener(listener) => {
@@ -119,6 +126,7 @@ impl Callback {
             Callback::Foreign(handle) => handle.clone_ref(py),
             Callback::Call(call) => call.callback.clone_ref(py),
             Callback::Transport(transport, _) => transport.clone_ref(py).into_any(),
+            Callback::Datagrams(transport, _) => transport.clone_ref(py).into_any(),
             Callback::Listener(listener) => listener.clone_ref(py).into_any(),
             Callback::Sock(waiters, _) => waiters.clone_ref(py).into_any(),
         }
@@ -131,6 +139,7 @@ impl Callback {
             Callback::Foreign(handle) => visit.call(handle),
             Callback::Call(call) => call.visit(visit),
             Callback::Transport(transport, _) => visit.call(transport),
+            Callback::Datagrams(transport, _) => visit.call(transport),
             Callback::Listener(listener) => visit.call(listener),
             Callback::Sock(waiters, _) => visit.call(waiters),
         }
@@ -229,6 +238,7 @@ pub enum Source {
         writer: Option<Watcher>,
     },
     Transport(Py<StreamTransport>),
+    Datagrams(Py<DatagramTransport>),
     Listener(Py<Listener>),
     Sock(Py<SockWaiters>),
 }
@@ -287,9 +297,32 @@ impl Clone for Source {
                 writer: writer.as_ref().map(|writer| writer.clone_ref(py)),
             },
             Source::Transport(transport) => Source::Transport(transport.clone_ref(py)),
+            Source::Datagrams(transport) => Source::Datagrams(transport.clone_ref(py)),
             Source::Listener(listener) => Source::Listener(listener.clone_ref(py)),
             Source::Sock(waiters) => Source::Sock(waiters.clone_ref(py)),
         })
+    }
+}
+
+/// A transport, whatever it transports.
+pub struct AnyTransport<'py> {
+    pub object: Bound<'py, PyAny>,
+    pub is_closing: bool,
+}
+
+impl Source {
+    /// The transport that has the descriptor, if it is one.
+    pub fn transport<'py>(&self, py: Python<'py>) -> Option<AnyTransport<'py>> {
+        let (object, is_closing) = match self {
+            Source::Transport(transport) => {
+                (transport.bind(py).as_any(), transport.get().is_closing(py))
+            }
+            Source::Datagrams(transport) => {
+                (transport.bind(py).as_any(), transport.get().is_closing(py))
+            }
+            Source::Watch { .. } | Source::Listener(_) | Source::Sock(_) => return None,
+        };
+        Some(AnyTransport { object: object.clone(), is_closing })
     }
 }
 
@@ -302,6 +335,9 @@ impl ModelSource for Source {
             Source::Transport(transport) => {
                 // asyncio's order: what came in is delivered before more is sent.
                 push(Callback::Transport(transport, Turn::Ready(readiness)));
+            }
+            Source::Datagrams(transport) => {
+                push(Callback::Datagrams(transport, datagram::Turn::Ready(readiness)));
             }
             Source::Watch { reader, writer } => {
                 if let (true, Some(reader)) = (readiness.readable, reader) {
@@ -324,6 +360,7 @@ impl Source {
                 [reader, writer].into_iter().flatten().try_for_each(|watcher| watcher.visit(visit))
             }
             Source::Transport(transport) => visit.call(transport),
+            Source::Datagrams(transport) => visit.call(transport),
             Source::Listener(listener) => visit.call(listener),
             Source::Sock(waiters) => visit.call(waiters),
         }

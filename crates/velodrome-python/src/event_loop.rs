@@ -21,7 +21,7 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyTuple, PyType},
 };
-use velodrome::{EventLoop, Interest};
+use velodrome::{EventLoop, Interest, datagram::ReceiveBatch};
 
 use crate::{
     callback::{Callback, PyKind, Timer},
@@ -52,6 +52,8 @@ pub struct State {
     spare: Cell<Option<Py<Handle>>>,
     /// What small reads land in before they become exact bytes. Lent out during one read.
     scratch: Cell<Option<Box<[u8]>>>,
+    /// What many datagrams land in. Lent out likewise.
+    receive_batch: Cell<Option<Box<ReceiveBatch>>>,
     /// The user's wake-up descriptor while the loop runs with its own.
     user_wakeup_fd: Cell<c_int>,
     has_wakeup_fd: Cell<bool>,
@@ -143,6 +145,19 @@ impl Loop {
             scratch.take().unwrap_or_else(|| vec![0; SCRATCH_BYTES].into_boxed_slice());
         let result = read(&mut buffer);
         scratch.set(Some(buffer));
+        result
+    }
+
+    /// Lends the room for many datagrams to `receive`, which must not run Python code.
+    pub fn with_receive_batch<R>(
+        &self,
+        py: Python<'_>,
+        receive: impl FnOnce(&mut ReceiveBatch) -> R,
+    ) -> R {
+        let receive_batch = &self.0.get(py).receive_batch;
+        let mut batch = receive_batch.take().unwrap_or_else(|| Box::new(ReceiveBatch::new()));
+        let result = receive(&mut batch);
+        receive_batch.set(Some(batch));
         result
     }
 
@@ -297,6 +312,7 @@ impl Loop {
             deferred: RefCell::default(),
             spare: Cell::new(None),
             scratch: Cell::new(None),
+            receive_batch: Cell::new(None),
             user_wakeup_fd: Cell::new(-1),
             has_wakeup_fd: Cell::new(false),
             join_writes: Cell::new(true),
@@ -365,7 +381,7 @@ impl Loop {
         drop(model);
         drop(state.deferred.take());
         drop(state.spare.take());
-        drop(state.scratch.take());
+        drop((state.scratch.take(), state.receive_batch.take()));
         Ok(())
     }
 

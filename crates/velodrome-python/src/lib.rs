@@ -4,6 +4,7 @@
 //! event_loop.rs  asyncio's loop methods     handle.rs     Handle, TimerHandle
 //! watch.rs       add_reader, add_writer     sock.rs       sock_recv, sock_sendall, ...
 //! transport.rs   Transport                  server.rs     accepting
+//! datagram.rs    DatagramTransport
 //! host.rs        how a callback is run      callback.rs   what a callback is
 //! ```
 //!
@@ -13,6 +14,7 @@ mod address;
 mod buffer;
 mod call;
 mod callback;
+mod datagram;
 mod error;
 mod event_loop;
 mod fast;
@@ -54,6 +56,8 @@ mod _native {
     use super::*;
 
     #[pymodule_export]
+    use super::datagram::DatagramTransport;
+    #[pymodule_export]
     use super::event_loop::Loop;
     #[pymodule_export]
     use super::handle::{Handle, TimerHandle};
@@ -74,9 +78,37 @@ mod _native {
         server: Option<Py<PyAny>>,
         context: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, super::transport::StreamTransport>> {
-        let connection =
-            super::transport::Connection { event_loop, protocol, waiter, extra, server, context };
+        let connection = super::transport::base::Connection {
+            event_loop,
+            protocol,
+            waiter,
+            extra,
+            server,
+            context,
+        };
         super::transport::StreamTransport::over_socket(sock, connection)
+    }
+
+    /// Make the transport of a datagram socket; it takes the socket over.
+    #[pyfunction]
+    #[pyo3(signature = (event_loop, sock, protocol, address, waiter, extra))]
+    fn make_datagram_transport<'py>(
+        event_loop: &Bound<'py, Loop>,
+        sock: &Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        address: Option<Py<PyAny>>,
+        waiter: Option<Py<PyAny>>,
+        extra: Option<Py<pyo3::types::PyDict>>,
+    ) -> PyResult<Bound<'py, super::datagram::DatagramTransport>> {
+        let connection = super::transport::base::Connection {
+            event_loop,
+            protocol,
+            waiter,
+            extra,
+            server: None,
+            context: None,
+        };
+        super::datagram::DatagramTransport::over_socket(sock, address, connection)
     }
 
     #[pymodule_init]
@@ -85,6 +117,7 @@ mod _native {
         ensure_gil(py)?;
         fast::add_methods(&event_loop::class(py), event_loop::METHODS)?;
         fast::add_methods(&py.get_type::<transport::StreamTransport>(), transport::METHODS)?;
+        fast::add_methods(&py.get_type::<datagram::DatagramTransport>(), datagram::METHODS)?;
         fast::set_traverse(&py.get_type::<handle::Handle>(), handle::traverse);
         fast::set_traverse(&py.get_type::<handle::TimerHandle>(), handle::traverse);
         // SAFETY: a function of the right type that lives as long as the process; it only adds to

@@ -21,7 +21,7 @@ use crate::{
     event_loop::Loop,
     gil::GilBound,
     imports::seam,
-    transport::{Connection, StreamTransport},
+    transport::{StreamTransport, base::Connection},
 };
 
 struct Inner {

@@ -5,8 +5,9 @@
 //! the protocol, with nothing borrowed. A transport is registered with the loop from its birth
 //! until its connection is lost, and that registration keeps it alive.
 
+pub mod base;
 mod methods;
-mod socket;
+pub mod socket;
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,10 +16,10 @@ use std::{
 
 use pyo3::{
     IntoPyObjectExt,
-    exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyTypeError},
+    exceptions::{PyConnectionError, PyRuntimeError, PyTypeError},
     ffi, intern,
     prelude::*,
-    types::{PyByteArray, PyBytes, PyDict, PyMemoryView},
+    types::{PyByteArray, PyBytes, PyMemoryView},
 };
 use velodrome::{
     Error, Interest, Readiness,
@@ -27,14 +28,14 @@ use velodrome::{
     stream::{Closed, Flushed, Joining, Phase, Stream, Written},
 };
 
+use base::{BaseTransport, Connection, clone_of, extra_of_socket, warn_unclosed};
 pub use methods::METHODS;
 use socket::{Socket, close_socket, hold_open};
 
 use crate::{
     buffer::{Chunk, View},
-    call::{call_method, copy_context, in_context},
     callback::{Callback, Source},
-    error::{leaves_loop, os_error},
+    error::os_error,
     event_loop::Loop,
     gil::GilBound,
     imports::{loaded, seam},
@@ -61,23 +62,11 @@ enum ProtocolKind {
 struct Inner {
     stream: Stream<Chunk>,
     socket: RefCell<Socket>,
-    /// The number of the open descriptor, -1 once it is closed.
-    fd: Cell<RawFd>,
-    /// Everything below is `None` once the connection is lost, so that no cycle stays.
-    event_loop: RefCell<Option<Py<Loop>>>,
-    protocol: RefCell<Option<Py<PyAny>>>,
+    base: BaseTransport,
     protocol_kind: Cell<ProtocolKind>,
     server: RefCell<Option<Py<PyAny>>>,
-    /// The context of all calls of the protocol.
-    context: RefCell<Option<Py<PyAny>>>,
-    /// Set when the protocol knows the connection.
-    waiter: RefCell<Option<Py<PyAny>>>,
     /// Set when the write buffer is empty; writing is refused meanwhile (sendfile).
     empty_waiter: RefCell<Option<Py<PyAny>>>,
-    /// Why the connection was lost, until the protocol is told.
-    lost_because: RefCell<Option<Py<PyAny>>>,
-    /// Answers of `get_extra_info` that are Python objects already.
-    extra: RefCell<Option<Py<PyDict>>>,
     local_address: Option<SocketAddrAny>,
     peer_address: Option<SocketAddrAny>,
     writes_after_loss: Cell<u32>,
@@ -103,19 +92,9 @@ impl Inner {
 pub struct StreamTransport(GilBound<Inner>);
 
 /// Writes to a lost connection are logged from this one on, as asyncio does.
-const WRITES_AFTER_LOSS_BEFORE_LOG: u32 = 5;
+pub const WRITES_AFTER_LOSS_BEFORE_LOG: u32 = 5;
 
 // ---- making one ------------------------------------------------------------------------------
-
-/// What a new transport starts with.
-pub struct Connection<'a, 'py> {
-    pub event_loop: &'a Bound<'py, Loop>,
-    pub protocol: Bound<'py, PyAny>,
-    pub waiter: Option<Py<PyAny>>,
-    pub extra: Option<Py<PyDict>>,
-    pub server: Option<Py<PyAny>>,
-    pub context: Option<Py<PyAny>>,
-}
 
 impl StreamTransport {
     /// Over a descriptor that the loop accepted: non-blocking, TCP_NODELAY set.
@@ -141,21 +120,7 @@ impl StreamTransport {
         }
         // SAFETY: the socket object holds the descriptor open, and we hold the object.
         set_nodelay(unsafe { BorrowedFd::borrow_raw(number) });
-        let extra = connection.extra.as_ref().map(|extra| extra.clone_ref(py));
-        let extra = extra.unwrap_or_else(|| PyDict::new(py).unbind());
-        let extra = extra.bind(py).copy()?;
-        for (key, method) in [("sockname", "getsockname"), ("peername", "getpeername")] {
-            if key == "sockname" || !extra.contains(key)? {
-                let address = match socket.call_method0(method) {
-                    Ok(address) => address,
-                    Err(error) if error.is_instance_of::<PyOSError>(py) => py.None().into_bound(py),
-                    Err(error) => return Err(error),
-                };
-                extra.set_item(key, address)?;
-            }
-        }
-        let trsock = loaded(py).transport_socket.call1(py, (socket,))?;
-        extra.set_item("socket", trsock)?;
+        let extra = extra_of_socket(socket, connection.extra.as_ref())?;
         let held = hold_open(socket)?;
         let connection = Connection { extra: Some(extra.unbind()), ..connection };
         let result =
@@ -172,34 +137,24 @@ impl StreamTransport {
         (local_address, peer_address): (Option<SocketAddrAny>, Option<SocketAddrAny>),
         connection: Connection<'_, 'py>,
     ) -> PyResult<Bound<'py, Self>> {
-        let Connection { event_loop, protocol, waiter, extra, server, context } = connection;
+        let event_loop = connection.event_loop;
         let py = event_loop.py();
-        let context = match context {
-            Some(context) if !context.is_none(py) => context,
-            _ => copy_context(py)?,
-        };
         let transport = Bound::new(
             py,
             StreamTransport(GilBound::new(Inner {
                 stream: Stream::new(event_loop.get().joins_writes(py)),
                 socket: RefCell::new(socket),
-                fd: Cell::new(fd),
-                event_loop: RefCell::new(Some(event_loop.clone().unbind())),
-                protocol_kind: Cell::new(protocol_kind(&protocol)?),
-                protocol: RefCell::new(Some(protocol.unbind())),
+                base: BaseTransport::new(fd, &connection)?,
+                protocol_kind: Cell::new(protocol_kind(&connection.protocol)?),
                 server: RefCell::new(None),
-                context: RefCell::new(Some(context)),
-                waiter: RefCell::new(waiter),
                 empty_waiter: RefCell::new(None),
-                lost_because: RefCell::new(None),
-                extra: RefCell::new(extra),
                 local_address,
                 peer_address,
                 writes_after_loss: Cell::new(0),
                 lent: Cell::new(false),
             })),
         )?;
-        if let Some(server) = server.filter(|server| !server.is_none(py)) {
+        if let Some(server) = connection.server.filter(|server| !server.is_none(py)) {
             if loaded(py).server_takes_transport {
                 server.call_method1(py, intern!(py, "_attach"), (&transport,))?;
             } else {
@@ -216,27 +171,14 @@ impl StreamTransport {
 impl StreamTransport {
     /// Makes it the one that hears of its descriptor, without any interest yet.
     fn register(slf: &Bound<'_, Self>, event_loop: &Bound<'_, Loop>) -> PyResult<()> {
-        let model = event_loop.get().model(slf.py())?;
         let source = Source::Transport(slf.clone().unbind());
-        let fd = slf.get().inner(slf.py()).fd.get();
-        let replaced = model.reactor().register(fd, source, Interest::NONE).map_err(os_error)?;
-        drop(model);
-        drop(replaced);
-        Ok(())
+        slf.get().inner(slf.py()).base.register(event_loop, source)
     }
 
-    /// Leaves the poller, if it is there.
     fn deregister(&self, py: Python<'_>) {
-        let inner = self.inner(py);
-        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return };
-        let Ok(model) = event_loop.get().model(py) else { return };
-        let reactor = model.reactor();
-        let fd = inner.fd.get();
-        let is_self = matches!(reactor.source(fd), Some(Source::Transport(transport))
-            if std::ptr::eq(transport.get(), self));
-        let registered = is_self.then(|| reactor.deregister(fd));
-        drop(model);
-        drop(registered);
+        self.inner(py).base.deregister(py, |source| {
+            matches!(source, Source::Transport(transport) if std::ptr::eq(transport.get(), self))
+        });
     }
 }
 
@@ -247,10 +189,6 @@ fn protocol_kind(protocol: &Bound<'_, PyAny>) -> PyResult<ProtocolKind> {
     } else {
         ProtocolKind::Streaming
     })
-}
-
-fn clone_of<T>(py: Python<'_>, cell: &RefCell<Option<Py<T>>>) -> Option<Py<T>> {
-    cell.borrow().as_ref().map(|object| object.clone_ref(py))
 }
 
 // ---- turns -----------------------------------------------------------------------------------
@@ -277,40 +215,13 @@ impl StreamTransport {
         }
     }
 
-    /// Calls a method of the protocol in the connection's context; `None` if it is gone.
     #[inline]
     fn call_protocol<const N: usize>(
         slf: &Bound<'_, Self>,
         name: &Bound<'_, pyo3::types::PyString>,
         arguments: [*mut ffi::PyObject; N],
     ) -> PyResult<Option<Py<PyAny>>> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        let Some(protocol) = clone_of(py, &inner.protocol) else { return Ok(None) };
-        let Some(context) = clone_of(py, &inner.context) else { return Ok(None) };
-        let call = || call_method(py, &protocol, name, arguments);
-        in_context(py, &context, call).map(Some)
-    }
-
-    /// `call_protocol` for calls that may come from inside another one: a context cannot be
-    /// entered twice, so then it runs in whatever context is there.
-    fn call_protocol_nested(
-        slf: &Bound<'_, Self>,
-        name: &Bound<'_, pyo3::types::PyString>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        let Some(protocol) = clone_of(py, &inner.protocol) else { return Ok(()) };
-        let Some(context) = clone_of(py, &inner.context) else { return Ok(()) };
-        let called = Cell::new(false);
-        let call = || {
-            called.set(true);
-            call_method(py, &protocol, name, [])
-        };
-        match in_context(py, &context, call) {
-            Err(_) if !called.get() => call_method(py, &protocol, name, []).map(drop),
-            result => result.map(drop),
-        }
+        slf.get().inner(slf.py()).base.call_protocol(slf.py(), name, arguments)
     }
 
     fn open(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -323,16 +234,14 @@ impl StreamTransport {
         });
         inner.stream.start_reading();
         Self::update_interest(slf)?;
-        if let Some(waiter) = inner.waiter.take() {
-            loaded(py).set_result_unless_cancelled.call1(py, (waiter, py.None()))?;
-        }
+        inner.base.wake_waiter(py)?;
         reported
     }
 
     fn lost(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = slf.get().inner(py);
-        let because = inner.lost_because.take().unwrap_or_else(|| py.None());
+        let because = inner.base.lost_because.take().unwrap_or_else(|| py.None());
         let told = Self::call_protocol(slf, intern!(py, "connection_lost"), [because.as_ptr()]);
         let reported = match told {
             Ok(_) => Ok(()),
@@ -369,13 +278,7 @@ impl StreamTransport {
         let py = slf.py();
         let inner = slf.get().inner(py);
         let closed = close_socket(py, inner);
-        let dropped = (
-            inner.protocol.take(),
-            inner.waiter.take(),
-            inner.context.take(),
-            inner.event_loop.take(),
-        );
-        drop(dropped);
+        inner.base.let_go();
         closed
     }
 
@@ -418,11 +321,11 @@ impl StreamTransport {
     #[inline]
     fn receive(slf: &Bound<'_, Self>, inner: &Inner) -> Result<Py<PyBytes>, Error> {
         let py = slf.py();
-        let Some(event_loop) = clone_of(py, &inner.event_loop) else {
+        let Some(event_loop) = inner.base.event_loop(py) else {
             return Err(Error::BADF);
         };
         // SAFETY: the stream is open, so the descriptor is.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         event_loop.get().with_scratch(py, |scratch| {
             let received = inner.stream.receive(fd, &mut *scratch);
             received.map(|count| PyBytes::new(py, &scratch[..count]).unbind())
@@ -454,7 +357,7 @@ impl StreamTransport {
             return Ok(());
         }
         // SAFETY: the stream is open, so the descriptor is.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         let received = inner.stream.receive(fd, view.bytes_mut(py));
         drop(view);
         let count = match received {
@@ -527,10 +430,10 @@ impl StreamTransport {
         if inner.stream.phase() == Phase::Lost {
             return Self::wrote_after_loss(slf);
         }
-        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
+        let Some(event_loop) = inner.base.event_loop(py) else { return Ok(()) };
         let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
         // SAFETY: the stream is not lost, so the descriptor is open.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         match inner.stream.write(fd, turn, data, keep) {
             Ok(Written::All) => Ok(()),
             Ok(written @ (Written::Deferred | Written::Joined)) => {
@@ -581,7 +484,7 @@ impl StreamTransport {
             return Ok(());
         }
         // SAFETY: the stream is not lost, so the descriptor is open.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         let flushed = match inner.stream.flush(fd) {
             Ok(flushed) => flushed,
             Err(error) => {
@@ -617,7 +520,7 @@ impl StreamTransport {
     fn shut_down_if_ended(slf: &Bound<'_, Self>) -> PyResult<()> {
         let inner = slf.get().inner(slf.py());
         // SAFETY: callers have checked that the stream is not lost.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.fd.get()) };
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         match inner.stream.shut_down_if_ended(fd) {
             // The peer is gone: reading will say so.
             Ok(()) | Err(Error::NOTCONN) => Ok(()),
@@ -629,11 +532,11 @@ impl StreamTransport {
 
     fn pause_protocol_if_full(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let stream = &slf.get().inner(py).stream;
+        let Inner { stream, base, .. } = slf.get().inner(py);
         if !stream.flow.should_pause(stream.unsent_bytes()) {
             return Ok(());
         }
-        match Self::call_protocol_nested(slf, intern!(py, "pause_writing")) {
+        match base.call_protocol_nested(py, intern!(py, "pause_writing")) {
             Ok(()) => Ok(()),
             Err(error) => Self::report(slf, error, "protocol.pause_writing() failed"),
         }
@@ -641,11 +544,11 @@ impl StreamTransport {
 
     fn resume_protocol_if_low(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let stream = &slf.get().inner(py).stream;
+        let Inner { stream, base, .. } = slf.get().inner(py);
         if !stream.flow.should_resume(stream.unsent_bytes()) {
             return Ok(());
         }
-        match Self::call_protocol_nested(slf, intern!(py, "resume_writing")) {
+        match base.call_protocol_nested(py, intern!(py, "resume_writing")) {
             Ok(()) => Ok(()),
             Err(error) => Self::report(slf, error, "protocol.resume_writing() failed"),
         }
@@ -675,17 +578,8 @@ impl StreamTransport {
         if inner.stream.phase() == Phase::Lost || inner.lent.get() {
             return Ok(());
         }
-        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
-        let result = match event_loop.get().model(py) {
-            Ok(model) => {
-                let reactor = model.reactor();
-                let fd = inner.fd.get();
-                let present = reactor.interest(fd);
-                reactor.set_interest(fd, choose(inner.stream.interest(), present))
-            }
-            Err(_) => return Ok(()),
-        };
-        match result {
+        let wanted = inner.stream.interest();
+        match inner.base.set_interest(py, |present| choose(wanted, present)) {
             Ok(()) => Ok(()),
             Err(error) => Self::fatal(slf, os_error(error), "Fatal error on socket transport"),
         }
@@ -715,14 +609,11 @@ impl StreamTransport {
     fn lose(slf: &Bound<'_, Self>, because: Option<Py<PyAny>>) -> PyResult<()> {
         let py = slf.py();
         let inner = slf.get().inner(py);
-        *inner.lost_because.borrow_mut() = because;
-        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
-        if event_loop.get().model(py).is_err() {
-            // The loop was closed beneath it: nobody will call, so let go now.
+        let turn = Callback::Transport(slf.clone().unbind(), Turn::Lost);
+        if !inner.base.queue_end(py, because, turn) {
             return Self::let_go(slf);
         }
         slf.get().deregister(py);
-        event_loop.get().queue(py, Callback::Transport(slf.clone().unbind(), Turn::Lost));
         Ok(())
     }
 
@@ -730,17 +621,7 @@ impl StreamTransport {
     #[cold]
     fn fatal(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
         let py = slf.py();
-        if leaves_loop(py, &error) {
-            return Err(error);
-        }
-        let because = error.value(py).clone().into_any().unbind();
-        if error.is_instance_of::<PyOSError>(py) {
-            if Self::is_debug(slf) {
-                seam(py, "debug_error", (slf, message, &because))?;
-            }
-        } else {
-            Self::report(slf, error, message)?;
-        }
+        let because = slf.get().inner(py).base.report_fatal(slf.as_any(), error, message)?;
         if let Some(waiter) = clone_of(py, &slf.get().inner(py).empty_waiter)
             && !waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)?
         {
@@ -750,7 +631,7 @@ impl StreamTransport {
         if stream.is_deferred() {
             // What `write` would have sent at once goes out, if it still can.
             // SAFETY: something is held back, so the stream is not lost and the descriptor open.
-            let fd = unsafe { BorrowedFd::borrow_raw(slf.get().inner(py).fd.get()) };
+            let fd = unsafe { BorrowedFd::borrow_raw(slf.get().inner(py).base.fd.get()) };
             let _ = stream.flush(fd);
         }
         Self::force_close(slf, Some(because))
@@ -759,28 +640,11 @@ impl StreamTransport {
     /// Hands a user's exception to the exception handler.
     #[cold]
     fn report(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
-        let py = slf.py();
-        if leaves_loop(py, &error) {
-            return Err(error);
-        }
-        let inner = slf.get().inner(py);
-        let (event_loop, protocol) =
-            (clone_of(py, &inner.event_loop), clone_of(py, &inner.protocol));
-        let Some(event_loop) = event_loop else { return Err(error) };
-        seam(py, "transport_failed", (event_loop, message, error, slf, protocol)).map(drop)
-    }
-
-    fn is_debug(slf: &Bound<'_, Self>) -> bool {
-        let py = slf.py();
-        let event_loop = clone_of(py, &slf.get().inner(py).event_loop);
-        event_loop.is_some_and(|event_loop| event_loop.get().is_debug(py))
+        slf.get().inner(slf.py()).base.report(slf.as_any(), error, message)
     }
 
     fn debug_log(slf: &Bound<'_, Self>, message: &str) -> PyResult<()> {
-        if Self::is_debug(slf) {
-            seam(slf.py(), "debug_log", (message, slf))?;
-        }
-        Ok(())
+        slf.get().inner(slf.py()).base.debug_log(slf.as_any(), message)
     }
 }
 
@@ -805,17 +669,13 @@ impl Drop for StreamTransport {
     fn drop(&mut self) {
         Python::attach(|py| {
             let inner = self.inner(py);
-            let fd = inner.fd.get();
+            let fd = inner.base.fd.get();
             if fd < 0 {
                 return;
             }
             // Nobody closed it: say so, as asyncio does, and close it.
             self.deregister(py);
-            let message = format!("unclosed transport <StreamTransport fd={fd}>");
-            let category = py.get_type::<pyo3::exceptions::PyResourceWarning>();
-            if let Err(error) = loaded(py).warn.call1(py, (message, category)) {
-                error.write_unraisable(py, None);
-            }
+            warn_unclosed(py, "StreamTransport", fd);
             if let Err(error) = close_socket(py, inner) {
                 error.write_unraisable(py, None);
             }

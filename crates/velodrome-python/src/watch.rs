@@ -53,12 +53,12 @@ pub fn ensure_no_transport(
 ) -> PyResult<()> {
     let py = event_loop.py();
     let source = event_loop.get().model(py)?.reactor().source(fd);
-    if let Some(Source::Transport(transport)) = source
-        && !transport.get().is_closing(py)
+    if let Some(transport) = source.and_then(|source| source.transport(py))
+        && !transport.is_closing
     {
-        return Err(used_by(object, transport.bind(py))?);
+        return Err(used_by(object, &transport.object)?);
     }
-    // The transports that asyncio has in Python (datagrams) are in a dictionary of its own.
+    // The transports that asyncio has in Python are in a dictionary of its own.
     let others = event_loop.getattr(intern!(py, "_transports"))?;
     if others.is_truthy()? {
         seam(py, "ensure_no_python_transport", (event_loop, object, fd))?;
@@ -89,11 +89,14 @@ impl Loop {
                 listener.get().stop(py);
                 (None, None)
             }
-            Some(Source::Transport(transport)) => {
+            Some(source) => match source.transport(py) {
                 // It is closing, and still writes what it has: its registration is not to be lost.
-                let number = fd.into_pyobject(py)?;
-                return Err(used_by(&number, transport.bind(py))?);
-            }
+                Some(transport) => {
+                    let number = fd.into_pyobject(py)?;
+                    return Err(used_by(&number, &transport.object)?);
+                }
+                None => (None, None),
+            },
             None => (None, None),
         };
         let side = if read { &mut sides.0 } else { &mut sides.1 };
@@ -146,7 +149,7 @@ impl Loop {
             }
             // How `asyncio.Server` stops to serve.
             Some(Source::Listener(listener)) => Ok(listener.get().stop(py)),
-            Some(Source::Transport(_) | Source::Sock(_)) | None => Ok(false),
+            Some(Source::Transport(_) | Source::Datagrams(_) | Source::Sock(_)) | None => Ok(false),
         }
     }
 

@@ -1,8 +1,8 @@
 //! asyncio's event loop system, with no Python in it.
 //!
 //! This crate is the model beneath the Python package `velodrome`: a ready queue, timers, a
-//! thread-safe inbox, a poller with its registry of descriptors, and byte streams as state
-//! machines. It is generic over what a callback is ([`Kind`]) and how it is called ([`Host`]), so the same engine runs Python
+//! thread-safe inbox, a poller with its registry of descriptors, and byte streams and
+//! datagram sockets as state machines. It is generic over what a callback is ([`Kind`]) and how it is called ([`Host`]), so the same engine runs Python
 //! callables and Rust closures.
 //!
 //! One tick, from [`EventLoop::run`]:
@@ -19,6 +19,7 @@
 //! a callback may call back into the loop in any way.
 
 pub mod clock;
+pub mod datagram;
 pub mod error;
 pub mod event_loop;
 pub mod inbox;

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 pub use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketAddrUnix, SocketAddrV4, SocketAddrV6,
-    SocketType,
+    SocketType, addr::SocketAddrStorage, recvfrom, sockopt::socket_domain as socket_family,
 };
 use rustix::net::{getsockname, sockopt};
 

@@ -4,14 +4,19 @@ use std::os::fd::RawFd;
 
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::{PyRuntimeError, PyTypeError, PyValueError},
+    exceptions::{PyRuntimeError, PyTypeError},
     intern,
     prelude::*,
     types::{PyBytes, PyDict},
 };
 use velodrome::stream::Phase;
 
-use super::{StreamTransport, clone_of, protocol_kind, readable_view, socket::Socket};
+use super::{
+    StreamTransport,
+    base::{clone_of, visit_cell, write_buffer_limits},
+    protocol_kind, readable_view,
+    socket::Socket,
+};
 use crate::{
     buffer::Chunk,
     event_loop::{Loop, new_future},
@@ -150,14 +155,14 @@ impl StreamTransport {
         Self::flush_deferred(slf)?;
         let inner = slf.get().inner(slf.py());
         inner.protocol_kind.set(protocol_kind(protocol)?);
-        let old = inner.protocol.replace(Some(protocol.clone().unbind()));
+        let old = inner.base.protocol.replace(Some(protocol.clone().unbind()));
         drop(old);
         Ok(())
     }
 
     /// Return the present protocol; None once the connection is lost.
     fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        clone_of(py, &self.inner(py).protocol)
+        self.inner(py).base.protocol(py)
     }
 
     /// Set the marks (bytes) at which the protocol is told to pause and to resume writing.
@@ -168,25 +173,8 @@ impl StreamTransport {
         low: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
-        let high = match (high, &low) {
-            (Some(high), _) => high,
-            (None, None) => 65536_usize.into_pyobject(py)?.into_any(),
-            (None, Some(low)) => low.mul(4)?,
-        };
-        let low = low.map_or_else(|| high.floor_div(4), Ok)?;
-        if !(high.ge(&low)? && low.ge(0)?) {
-            return Err(PyValueError::new_err(format!(
-                "high ({}) must be >= low ({}) must be >= 0",
-                high.repr()?,
-                low.repr()?
-            )));
-        }
-        // A mark beyond memory is as good as none.
-        let bytes = |mark: &Bound<'_, PyAny>| -> PyResult<usize> {
-            if mark.gt(isize::MAX)? { Ok(isize::MAX as usize) } else { mark.extract() }
-        };
-        let stream = &slf.get().inner(py).stream;
-        stream.flow.set_limits(bytes(&low)?, bytes(&high)?);
+        let (low, high) = write_buffer_limits(py, high, low)?;
+        slf.get().inner(py).stream.flow.set_limits(low, high);
         Self::flush_deferred(slf)?;
         Self::pause_protocol_if_full(slf)
     }
@@ -212,7 +200,7 @@ impl StreamTransport {
         let py = slf.py();
         // A user may use the socket: nothing must be held back behind it.
         Self::flush_deferred(slf)?;
-        if let Some(extra) = clone_of(py, &slf.get().inner(py).extra)
+        if let Some(extra) = clone_of(py, &slf.get().inner(py).base.extra)
             && let Some(value) = extra.bind(py).get_item(name)?
         {
             return Ok(value.unbind());
@@ -224,7 +212,7 @@ impl StreamTransport {
             _ => return Ok(default.unwrap_or_else(|| py.None())),
         };
         let extra = {
-            let mut extra = slf.get().inner(py).extra.borrow_mut();
+            let mut extra = slf.get().inner(py).base.extra.borrow_mut();
             extra.get_or_insert_with(|| PyDict::new(py).unbind()).clone_ref(py)
         };
         extra.bind(py).set_item(name, &value)?;
@@ -239,12 +227,12 @@ impl StreamTransport {
 
     #[getter]
     fn _sock_fd(&self, py: Python<'_>) -> RawFd {
-        self.inner(py).fd.get()
+        self.inner(py).base.fd.get()
     }
 
     #[getter]
     fn _loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
-        clone_of(py, &self.inner(py).event_loop)
+        self.inner(py).base.event_loop(py)
     }
 
     #[getter]
@@ -283,7 +271,7 @@ impl StreamTransport {
         if !inner.lent.replace(false) || inner.stream.phase() == Phase::Lost {
             return Ok(());
         }
-        let Some(event_loop) = clone_of(py, &inner.event_loop) else { return Ok(()) };
+        let Some(event_loop) = inner.base.event_loop(py) else { return Ok(()) };
         Self::register(slf, event_loop.bind(py))?;
         Self::update_interest(slf)
     }
@@ -305,7 +293,7 @@ impl StreamTransport {
             return Err(PyRuntimeError::new_err("Empty waiter is already set"));
         }
         Self::flush_deferred(slf)?;
-        let Some(event_loop) = clone_of(py, &inner.event_loop) else {
+        let Some(event_loop) = inner.base.event_loop(py) else {
             return Err(PyRuntimeError::new_err("the transport is closed"));
         };
         let waiter = new_future(event_loop.bind(py))?;
@@ -331,35 +319,23 @@ impl StreamTransport {
         let state = match inner.stream.phase() {
             Phase::Open => "open",
             Phase::Closing => "closing",
-            Phase::Lost if inner.fd.get() < 0 => "closed",
+            Phase::Lost if inner.base.fd.get() < 0 => "closed",
             Phase::Lost => "closing",
         };
         let reading = if inner.stream.is_reading() { "reading" } else { "not reading" };
         let unsent = inner.stream.unsent_bytes();
-        Ok(format!("<StreamTransport fd={} {state} {reading} unsent={unsent}>", inner.fd.get()))
+        Ok(format!(
+            "<StreamTransport fd={} {state} {reading} unsent={unsent}>",
+            inner.base.fd.get()
+        ))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // SAFETY: called by the garbage collector.
         let inner = unsafe { self.0.in_traverse() };
-        for cell in [
-            &inner.protocol,
-            &inner.server,
-            &inner.context,
-            &inner.waiter,
-            &inner.empty_waiter,
-            &inner.lost_because,
-        ] {
-            if let Ok(object) = cell.try_borrow() {
-                visit.call(&*object)?;
-            }
-        }
-        if let Ok(event_loop) = inner.event_loop.try_borrow() {
-            visit.call(&*event_loop)?;
-        }
-        if let Ok(extra) = inner.extra.try_borrow() {
-            visit.call(&*extra)?;
-        }
+        inner.base.visit(&visit)?;
+        visit_cell(&visit, &inner.server)?;
+        visit_cell(&visit, &inner.empty_waiter)?;
         if let Ok(socket) = inner.socket.try_borrow()
             && let Socket::Python(socket) = &*socket
         {
@@ -372,11 +348,8 @@ impl StreamTransport {
         Python::attach(|py| {
             let inner = self.inner(py);
             inner.stream.abort();
-            let dropped = (
-                (inner.protocol.take(), inner.server.take(), inner.context.take()),
-                (inner.waiter.take(), inner.empty_waiter.take(), inner.lost_because.take()),
-                (inner.event_loop.take(), inner.extra.take()),
-            );
+            inner.base.clear();
+            let dropped = (inner.server.take(), inner.empty_waiter.take());
             drop(dropped);
         });
     }

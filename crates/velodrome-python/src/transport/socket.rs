@@ -23,7 +23,7 @@ pub(super) enum Socket {
 
 /// Keeps a user's `sock.close()` from closing the descriptor beneath the transport, by the count
 /// that `sock.makefile()` uses. True if the object has one.
-pub(super) fn hold_open(socket: &Bound<'_, PyAny>) -> PyResult<bool> {
+pub fn hold_open(socket: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = socket.py();
     let name = intern!(py, "_io_refs");
     match socket.getattr_opt(name)? {
@@ -37,23 +37,26 @@ pub(super) fn hold_open(socket: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 /// Closes the descriptor; once.
 pub(super) fn close_socket(py: Python<'_>, inner: &Inner) -> PyResult<()> {
-    inner.fd.set(-1);
+    inner.base.fd.set(-1);
     match inner.socket.replace(Socket::Closed) {
         Socket::Native(fd) => {
             drop(fd);
             Ok(())
         }
-        Socket::Python(socket) => {
-            let socket = socket.bind(py);
-            if socket.hasattr(intern!(py, "_io_refs"))? {
-                socket.call_method0(intern!(py, "_decref_socketios"))?;
-                socket.call_method0(intern!(py, "close")).map(drop)
-            } else {
-                // The garbage collector has cleared the object's attributes already.
-                socket.call_method0(intern!(py, "_real_close")).map(drop)
-            }
-        }
+        Socket::Python(socket) => close_held(socket.bind(py)),
         Socket::Closed => Ok(()),
+    }
+}
+
+/// Closes a socket object that was held open.
+pub fn close_held(socket: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = socket.py();
+    if socket.hasattr(intern!(py, "_io_refs"))? {
+        socket.call_method0(intern!(py, "_decref_socketios"))?;
+        socket.call_method0(intern!(py, "close")).map(drop)
+    } else {
+        // The garbage collector has cleared the object's attributes already.
+        socket.call_method0(intern!(py, "_real_close")).map(drop)
     }
 }
 
@@ -71,7 +74,7 @@ impl StreamTransport {
             return Err(os_error(Error::NOTSOCK));
         };
         let keywords = PyDict::new(py);
-        keywords.set_item("fileno", inner.fd.get())?;
+        keywords.set_item("fileno", inner.base.fd.get())?;
         let socket = loaded(py).socket.bind(py).call((family, kind, protocol), Some(&keywords))?;
         // From here on both believe to own the number; the swap ends that before anything can
         // fail or run.

@@ -1,0 +1,323 @@
+//! What every transport has: its descriptor, its loop, its protocol and the calls of it.
+
+use std::{
+    cell::{Cell, RefCell},
+    os::fd::RawFd,
+};
+
+use pyo3::{
+    PyTraverseError, PyVisit,
+    exceptions::{PyOSError, PyResourceWarning, PyValueError},
+    ffi, intern,
+    prelude::*,
+    types::{PyDict, PyString},
+};
+use velodrome::{Error, Interest};
+
+use crate::{
+    call::{call_method, copy_context, in_context},
+    callback::{Callback, Source},
+    error::{leaves_loop, os_error},
+    event_loop::Loop,
+    imports::{loaded, seam},
+};
+
+/// What a new transport starts with.
+pub struct Connection<'a, 'py> {
+    pub event_loop: &'a Bound<'py, Loop>,
+    pub protocol: Bound<'py, PyAny>,
+    pub waiter: Option<Py<PyAny>>,
+    pub extra: Option<Py<PyDict>>,
+    pub server: Option<Py<PyAny>>,
+    pub context: Option<Py<PyAny>>,
+}
+
+pub struct BaseTransport {
+    /// The number of the open descriptor, -1 once it is closed.
+    pub fd: Cell<RawFd>,
+    /// Everything below is `None` once the connection is lost, so that no cycle stays.
+    pub event_loop: RefCell<Option<Py<Loop>>>,
+    pub protocol: RefCell<Option<Py<PyAny>>>,
+    /// The context of all calls of the protocol.
+    pub context: RefCell<Option<Py<PyAny>>>,
+    /// Set when the protocol knows the connection.
+    pub waiter: RefCell<Option<Py<PyAny>>>,
+    /// Why the connection was lost, until the protocol is told.
+    pub lost_because: RefCell<Option<Py<PyAny>>>,
+    /// Answers of `get_extra_info` that are Python objects already.
+    pub extra: RefCell<Option<Py<PyDict>>>,
+}
+
+pub fn clone_of<T>(py: Python<'_>, cell: &RefCell<Option<Py<T>>>) -> Option<Py<T>> {
+    cell.borrow().as_ref().map(|object| object.clone_ref(py))
+}
+
+impl BaseTransport {
+    /// The part of a new transport that a connection tells. Its server is not in it.
+    pub fn new(fd: RawFd, connection: &Connection<'_, '_>) -> PyResult<Self> {
+        let Connection { event_loop, protocol, waiter, extra, context, .. } = connection;
+        let py = event_loop.py();
+        let context = match context {
+            Some(context) if !context.is_none(py) => context.clone_ref(py),
+            _ => copy_context(py)?,
+        };
+        let waiter = waiter.as_ref().filter(|waiter| !waiter.is_none(py));
+        Ok(BaseTransport {
+            fd: Cell::new(fd),
+            event_loop: RefCell::new(Some((*event_loop).clone().unbind())),
+            protocol: RefCell::new(Some(protocol.clone().unbind())),
+            context: RefCell::new(Some(context)),
+            waiter: RefCell::new(waiter.map(|waiter| waiter.clone_ref(py))),
+            lost_because: RefCell::new(None),
+            extra: RefCell::new(extra.as_ref().map(|extra| extra.clone_ref(py))),
+        })
+    }
+
+    pub fn event_loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
+        clone_of(py, &self.event_loop)
+    }
+
+    pub fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        clone_of(py, &self.protocol)
+    }
+
+    pub fn is_debug(&self, py: Python<'_>) -> bool {
+        self.event_loop(py).is_some_and(|event_loop| event_loop.get().is_debug(py))
+    }
+
+    /// Logs about the transport in debug mode, with asyncio's logger.
+    pub fn debug_log(&self, transport: &Bound<'_, PyAny>, message: &str) -> PyResult<()> {
+        if self.is_debug(transport.py()) {
+            seam(transport.py(), "debug_log", (message, transport))?;
+        }
+        Ok(())
+    }
+
+    // ---- the protocol ------------------------------------------------------------------------
+
+    /// Calls a method of the protocol in the connection's context; `None` if it is gone.
+    #[inline]
+    pub fn call_protocol<const N: usize>(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyString>,
+        arguments: [*mut ffi::PyObject; N],
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let Some(protocol) = self.protocol(py) else { return Ok(None) };
+        let Some(context) = clone_of(py, &self.context) else { return Ok(None) };
+        let call = || call_method(py, &protocol, name, arguments);
+        in_context(py, &context, call).map(Some)
+    }
+
+    /// `call_protocol` for calls that may come from inside another one: a context cannot be
+    /// entered twice, so then it runs in whatever context is there.
+    pub fn call_protocol_nested(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        let Some(protocol) = self.protocol(py) else { return Ok(()) };
+        let Some(context) = clone_of(py, &self.context) else { return Ok(()) };
+        let called = Cell::new(false);
+        let call = || {
+            called.set(true);
+            call_method(py, &protocol, name, [])
+        };
+        match in_context(py, &context, call) {
+            Err(_) if !called.get() => call_method(py, &protocol, name, []).map(drop),
+            result => result.map(drop),
+        }
+    }
+
+    /// Tells whoever waits for the connection that it is made.
+    pub fn wake_waiter(&self, py: Python<'_>) -> PyResult<()> {
+        if let Some(waiter) = self.waiter.take() {
+            loaded(py).set_result_unless_cancelled.call1(py, (waiter, py.None()))?;
+        }
+        Ok(())
+    }
+
+    /// Hands a user's exception to the exception handler.
+    #[cold]
+    pub fn report(
+        &self,
+        transport: &Bound<'_, PyAny>,
+        error: PyErr,
+        message: &str,
+    ) -> PyResult<()> {
+        let py = transport.py();
+        if leaves_loop(py, &error) {
+            return Err(error);
+        }
+        let Some(event_loop) = self.event_loop(py) else { return Err(error) };
+        let arguments = (event_loop, message, error, transport, self.protocol(py));
+        seam(py, "transport_failed", arguments).map(drop)
+    }
+
+    /// As `report`, of an error that will end the connection: the network's own are only logged,
+    /// in debug mode. Returns what `connection_lost` will say.
+    #[cold]
+    pub fn report_fatal(
+        &self,
+        transport: &Bound<'_, PyAny>,
+        error: PyErr,
+        message: &str,
+    ) -> PyResult<Py<PyAny>> {
+        let py = transport.py();
+        if leaves_loop(py, &error) {
+            return Err(error);
+        }
+        let because = error.value(py).clone().into_any().unbind();
+        if !error.is_instance_of::<PyOSError>(py) {
+            self.report(transport, error, message)?;
+        } else if self.is_debug(py) {
+            seam(py, "debug_error", (transport, message, &because))?;
+        }
+        Ok(because)
+    }
+
+    // ---- the poller --------------------------------------------------------------------------
+
+    /// Makes `source` the one that hears of the descriptor, without any interest yet.
+    pub fn register(&self, event_loop: &Bound<'_, Loop>, source: Source) -> PyResult<()> {
+        let model = event_loop.get().model(event_loop.py())?;
+        let fd = self.fd.get();
+        let replaced = model.reactor().register(fd, source, Interest::NONE).map_err(os_error)?;
+        drop(model);
+        drop(replaced);
+        Ok(())
+    }
+
+    /// Leaves the poller, if it is there: `is_self` recognises the transport's own source.
+    pub fn deregister(&self, py: Python<'_>, is_self: impl FnOnce(&Source) -> bool) {
+        let Some(event_loop) = self.event_loop(py) else { return };
+        let Ok(model) = event_loop.get().model(py) else { return };
+        let (reactor, fd) = (model.reactor(), self.fd.get());
+        let registered =
+            reactor.source(fd).filter(is_self).map(|source| (source, reactor.deregister(fd)));
+        drop(model);
+        drop(registered);
+    }
+
+    /// Tells the poller what to watch for: `choose` is given what it watches for now. Nothing
+    /// happens if the loop is closed.
+    #[inline]
+    pub fn set_interest(
+        &self,
+        py: Python<'_>,
+        choose: impl FnOnce(Interest) -> Interest,
+    ) -> Result<(), Error> {
+        let Some(event_loop) = self.event_loop(py) else { return Ok(()) };
+        match event_loop.get().model(py) {
+            Ok(model) => {
+                let (reactor, fd) = (model.reactor(), self.fd.get());
+                reactor.set_interest(fd, choose(reactor.interest(fd)))
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Queues the transport's last turn. False if the loop was closed beneath it: nobody will
+    /// call, so it is to let go now.
+    pub fn queue_end(&self, py: Python<'_>, because: Option<Py<PyAny>>, turn: Callback) -> bool {
+        let old = self.lost_because.replace(because);
+        drop(old);
+        let Some(event_loop) = self.event_loop(py) else { return true };
+        if event_loop.get().model(py).is_err() {
+            return false;
+        }
+        event_loop.get().queue(py, turn);
+        true
+    }
+
+    // ---- the end -----------------------------------------------------------------------------
+
+    /// Drops what could be part of a cycle.
+    pub fn let_go(&self) {
+        let dropped =
+            (self.protocol.take(), self.waiter.take(), self.context.take(), self.event_loop.take());
+        drop(dropped);
+    }
+
+    /// As `let_go`, for the garbage collector: everything.
+    pub fn clear(&self) {
+        self.let_go();
+        let dropped = (self.lost_because.take(), self.extra.take());
+        drop(dropped);
+    }
+
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for cell in [&self.protocol, &self.context, &self.waiter, &self.lost_because] {
+            visit_cell(visit, cell)?;
+        }
+        visit_cell(visit, &self.event_loop)?;
+        visit_cell(visit, &self.extra)
+    }
+}
+
+/// Visits what is in a cell. One that is being changed is skipped: its object is in use.
+pub fn visit_cell<T>(
+    visit: &PyVisit<'_>,
+    cell: &RefCell<Option<Py<T>>>,
+) -> Result<(), PyTraverseError> {
+    match cell.try_borrow() {
+        Ok(object) => visit.call(&*object),
+        Err(_) => Ok(()),
+    }
+}
+
+/// `extra` and what else `get_extra_info` answers of a Python socket.
+pub fn extra_of_socket<'py>(
+    socket: &Bound<'py, PyAny>,
+    extra: Option<&Py<PyDict>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let py = socket.py();
+    let extra = match extra {
+        Some(extra) => extra.bind(py).copy()?,
+        None => PyDict::new(py),
+    };
+    for (key, method) in [("sockname", "getsockname"), ("peername", "getpeername")] {
+        if key == "sockname" || !extra.contains(key)? {
+            let address = match socket.call_method0(method) {
+                Ok(address) => address,
+                Err(error) if error.is_instance_of::<PyOSError>(py) => py.None().into_bound(py),
+                Err(error) => return Err(error),
+            };
+            extra.set_item(key, address)?;
+        }
+    }
+    let trsock = loaded(py).transport_socket.call1(py, (socket,))?;
+    extra.set_item(intern!(py, "socket"), trsock)?;
+    Ok(extra)
+}
+
+/// Warns of a transport that nobody closed, as asyncio does.
+pub fn warn_unclosed(py: Python<'_>, class: &str, fd: RawFd) {
+    let message = format!("unclosed transport <{class} fd={fd}>");
+    let category = py.get_type::<PyResourceWarning>();
+    if let Err(error) = loaded(py).warn.call1(py, (message, category)) {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// The (low, high) marks that `set_write_buffer_limits(high, low)` means, in bytes.
+pub fn write_buffer_limits<'py>(
+    py: Python<'py>,
+    high: Option<Bound<'py, PyAny>>,
+    low: Option<Bound<'py, PyAny>>,
+) -> PyResult<(usize, usize)> {
+    let high = match (high, &low) {
+        (Some(high), _) => high,
+        (None, None) => 65536_usize.into_pyobject(py)?.into_any(),
+        (None, Some(low)) => low.mul(4)?,
+    };
+    let low = low.map_or_else(|| high.floor_div(4), Ok)?;
+    if !(high.ge(&low)? && low.ge(0)?) {
+        return Err(PyValueError::new_err(format!(
+            "high ({}) must be >= low ({}) must be >= 0",
+            high.repr()?,
+            low.repr()?
+        )));
+    }
+    // A mark beyond memory is as good as none.
+    let bytes = |mark: &Bound<'_, PyAny>| -> PyResult<usize> {
+        if mark.gt(isize::MAX)? { Ok(isize::MAX as usize) } else { mark.extract() }
+    };
+    Ok((bytes(&low)?, bytes(&high)?))
+}
