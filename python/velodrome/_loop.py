@@ -18,7 +18,7 @@ import socket
 import warnings
 import weakref
 
-from . import _names, _native, _signals, _sockets
+from . import _names, _native, _signals, _sockets, _subprocess
 
 _SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
 _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
@@ -61,6 +61,7 @@ class Loop(  # type: ignore[misc]
     _sockets.SockMethods,
     _signals.SignalMethods,
     _names.NameMethods,
+    _subprocess.SubprocessMethods,
     _native.Loop,
     _AsyncioLoop,
 ):
@@ -69,6 +70,7 @@ class Loop(  # type: ignore[misc]
     def __init__(self) -> None:
         join_writes = os.environ.get("VELODROME_JOIN_WRITES", "1") != "0"
         self._set_up(type(self) is Loop, join_writes)
+        self._children: set[_subprocess.SubprocessTransport] = set()
         _AsyncioLoop.__init__(self, _RegistryView(self))  # type: ignore[arg-type]
 
     def _make_self_pipe(self) -> None:
@@ -86,6 +88,8 @@ class Loop(  # type: ignore[misc]
             return
         super().close()
         self._close_native()
+        for child in tuple(self._children):
+            child._stop_watching()
 
     # ---- transports ------------------------------------------------------------------------
 
