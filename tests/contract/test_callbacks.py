@@ -521,6 +521,18 @@ def test_the_report_of_a_handle_that_nobody_kept_names_its_callback(loop, report
         assert f"{name}()" in report["message"]
 
 
+@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])
+def test_the_report_of_a_handle_that_nobody_kept_has_one_of_its_kind(loop, method, reports):
+    kept = getattr(loop, method)(broken)
+    getattr(loop, method)(broken)
+    getattr(loop, method)(int)
+    run_batches(loop)
+    of_kept, of_dropped = (reports.pop(0)["handle"] for _ in range(2))
+    assert of_kept is kept
+    assert of_dropped.__class__ is kept.__class__
+    assert of_dropped._loop is loop
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whoever_keeps_drops_or_cancels_handles_the_right_callbacks_run(loop, seed):
     """Registrations as they come, nested in callbacks too: each runs once, in order, unless cancelled."""

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import warnings
 import weakref
 
@@ -86,6 +87,47 @@ def test_a_loop_in_a_cycle_with_its_callbacks_is_freed(new_loop, close):
             del loop, token
             assert gone(*watched)
         assert any("unclosed event loop" in text for text in texts) == (not close)
+
+
+def test_a_loop_that_never_ran_is_freed_with_what_it_queued(new_loop):
+    loop = new_loop()
+    for _ in range(4):
+        # Nobody keeps the handles, so one of them goes round.
+        loop.call_soon(print)
+        loop.call_soon_threadsafe(print)
+    watched = weakref.ref(loop)
+    with warning_texts() as texts:
+        del loop
+        assert gone(watched)
+    assert any("unclosed event loop" in text for text in texts)
+
+
+def test_calls_from_another_thread_keep_no_reference_of_the_loop(loop):
+    def flood():
+        for _ in range(1000):
+            loop.call_soon_threadsafe(int)
+
+    before = sys.getrefcount(loop)
+    thread = threading.Thread(target=flood)
+    thread.start()
+    thread.join()
+    # The handles that wait have one each; here nobody keeps them, so it is the last one's.
+    assert sys.getrefcount(loop) <= before + 2
+
+
+def test_a_handle_that_the_garbage_collector_shows_is_not_used_again(loop):
+    ran = []
+    loop.call_soon(ran.append, 0)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    found = [thing for thing in gc.get_objects() if type(thing).__name__ == "Handle"]
+    for handle in found:
+        handle.cancel()
+    loop.call_soon(ran.append, 1)
+    loop.call_soon(ran.append, 2)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert ran == [0, 1, 2]
 
 
 def test_a_loop_in_a_cycle_with_its_own_attributes_is_freed(new_loop):

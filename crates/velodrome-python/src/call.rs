@@ -109,6 +109,8 @@ pub struct Call {
     pub callback: Py<PyAny>,
     pub arguments: Held,
     pub context: Py<PyAny>,
+    /// `call_soon_threadsafe` made it: the handle that speaks of it is of that kind.
+    pub thread_safe: bool,
 }
 
 impl Call {

@@ -55,7 +55,7 @@ impl Callback {
         let py = event_loop.py();
         match self {
             Callback::Call(call) => run_call(event_loop, call),
-            Callback::Handle(handle) => match Handle::give_up(handle.bind(py)) {
+            Callback::Handle(handle) => match Handle::give_up(handle.bind(py), event_loop) {
                 Some(call) => {
                     event_loop.get().keep_spare(py, handle);
                     run_call(event_loop, call)
@@ -98,9 +98,9 @@ impl Callback {
     /// Puts the mere call of a handle that nobody else has in the handle's place. Returns that
     /// handle, to be used again.
     #[inline]
-    pub fn give_up_handle(&mut self, py: Python<'_>) -> Option<Py<Handle>> {
+    pub fn give_up_handle(&mut self, event_loop: &Bound<'_, Loop>) -> Option<Py<Handle>> {
         let Callback::Handle(handle) = self else { return None };
-        let call = Handle::give_up(handle.bind(py))?;
+        let call = Handle::give_up(handle.bind(event_loop.py()), event_loop)?;
         match std::mem::replace(self, Callback::Call(call)) {
             Callback::Handle(handle) => Some(handle),
             _ => None,
@@ -209,7 +209,10 @@ impl Timer {
 
 impl Cancellable for Timer {
     fn is_cancelled(&self) -> bool {
-        Python::attach(|py| match self {
+        // SAFETY: the model asks from the loop's methods only, which run attached. (`attach` might
+        // release what other threads left to it, and so run code while the heap is borrowed.)
+        let py = unsafe { Python::assume_attached() };
+        match self {
             Timer::Native(timer) => timer.bind(py).as_super().get().is_cancelled(py),
             // A slot of asyncio's class: reading it runs no code and cannot fail.
             Timer::Foreign(timer) => timer
@@ -217,7 +220,7 @@ impl Cancellable for Timer {
                 .getattr(intern!(py, "_cancelled"))
                 .and_then(|cancelled| cancelled.is_truthy())
                 .unwrap_or(false),
-        })
+        }
     }
 }
 
@@ -291,7 +294,9 @@ impl From<Watcher> for Callback {
 
 impl Clone for Source {
     fn clone(&self) -> Self {
-        Python::attach(|py| match self {
+        // SAFETY: as in `Timer::is_cancelled`.
+        let py = unsafe { Python::assume_attached() };
+        match self {
             Source::Watch { reader, writer } => Source::Watch {
                 reader: reader.as_ref().map(|reader| reader.clone_ref(py)),
                 writer: writer.as_ref().map(|writer| writer.clone_ref(py)),
@@ -300,7 +305,7 @@ impl Clone for Source {
             Source::Datagrams(transport) => Source::Datagrams(transport.clone_ref(py)),
             Source::Listener(listener) => Source::Listener(listener.clone_ref(py)),
             Source::Sock(waiters) => Source::Sock(waiters.clone_ref(py)),
-        })
+        }
     }
 }
 

@@ -38,6 +38,12 @@ enum Sharing {
     Running,
 }
 
+impl Sharing {
+    fn of(call: &Call) -> Self {
+        if call.thread_safe { Sharing::ThreadSafe } else { Sharing::Local }
+    }
+}
+
 /// Small, because a loop may hold many: cells that are taken out and put back, not `RefCell`s.
 struct Inner {
     /// `None` once cancelled.
@@ -71,20 +77,16 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_micros(200);
 
 impl Handle {
     pub fn new(event_loop: &Bound<'_, Loop>, call: Call) -> Self {
-        let Call { callback, arguments, context } = call;
+        let sharing = Sharing::of(&call);
+        let Call { callback, arguments, context, .. } = call;
         Handle(GilBound::new(Inner {
             callback: Cell::new(Some(callback)),
             arguments: Cell::new(arguments),
             context: Cell::new(Some(context)),
             event_loop: Cell::new(Some(event_loop.clone().unbind())),
             cancelled: Cell::new(false),
-            sharing: Cell::new(Sharing::Local),
+            sharing: Cell::new(sharing),
         }))
-    }
-
-    /// Makes it `asyncio`'s thread-safe kind.
-    pub fn set_thread_safe(&self, py: Python<'_>) {
-        self.0.get(py).sharing.set(Sharing::ThreadSafe);
     }
 
     /// Whether only the caller has the handle: one reference, and none that is weak.
@@ -99,18 +101,23 @@ impl Handle {
         }
     }
 
-    /// Takes the call out of a handle that only the caller has, and that was not cancelled. The
-    /// handle may then be used [`again`](Handle::again).
+    /// Takes the call out of a handle that only the caller has, if it was not cancelled and is one
+    /// of `event_loop`, which is where its exceptions go. It may then be used [`again`](Self::again).
     #[inline]
-    pub fn give_up(slf: &Bound<'_, Handle>) -> Option<Call> {
+    pub fn give_up(slf: &Bound<'_, Handle>, event_loop: &Bound<'_, Loop>) -> Option<Call> {
         let inner = slf.get().0.get(slf.py());
-        if !Self::is_exclusive(slf) || inner.cancelled.get() {
+        let is_own =
+            peek(&inner.event_loop, |own| own.as_ref().is_some_and(|own| own.is(event_loop)));
+        if !is_own || inner.cancelled.get() || !Self::is_exclusive(slf) {
             return None;
         }
         match (inner.callback.take(), inner.context.take()) {
-            (Some(callback), Some(context)) => {
-                Some(Call { callback, arguments: inner.arguments.take(), context })
-            }
+            (Some(callback), Some(context)) => Some(Call {
+                callback,
+                arguments: inner.arguments.take(),
+                context,
+                thread_safe: inner.sharing.get() != Sharing::Local,
+            }),
             // Cleared by the garbage collector, or run with a reference of its own.
             (callback, context) => {
                 inner.callback.set(callback);
@@ -120,20 +127,32 @@ impl Handle {
         }
     }
 
-    /// Uses a handle that gave up its call for another one: then it is as new.
+    /// Uses a handle that gave up its call for another one: then it is as new. Gives the call back
+    /// if somebody has found the handle meanwhile, by way of the garbage collector.
     #[inline]
-    pub fn again(&self, event_loop: &Bound<'_, Loop>, call: Call) {
-        let inner = self.0.get(event_loop.py());
+    pub fn again(
+        slf: &Bound<'_, Handle>,
+        event_loop: &Bound<'_, Loop>,
+        call: Call,
+    ) -> Result<(), Call> {
+        let inner = slf.get().0.get(slf.py());
+        if inner.cancelled.get() || !Self::is_exclusive(slf) {
+            return Err(call);
+        }
+        inner.sharing.set(Sharing::of(&call));
         inner.callback.set(Some(call.callback));
         inner.arguments.set(call.arguments);
         inner.context.set(Some(call.context));
-        inner.event_loop.set(Some(event_loop.clone().unbind()));
-        inner.sharing.set(Sharing::Local);
+        let own = inner.event_loop.take();
+        inner.event_loop.set(Some(own.unwrap_or_else(|| event_loop.clone().unbind())));
+        Ok(())
     }
 
     /// Lets go of the loop, too.
     pub fn release(&self, py: Python<'_>) {
-        drop(self.0.get(py).event_loop.take());
+        if let Some(event_loop) = self.0.get(py).event_loop.take() {
+            event_loop.drop_ref(py);
+        }
     }
 
     pub fn is_cancelled(&self, py: Python<'_>) -> bool {
@@ -175,13 +194,14 @@ impl Handle {
                 return Ok(());
             };
             let arguments = peek(&inner.arguments, |arguments| arguments.clone_ref(py));
-            return Call { callback, arguments, context }.run(py);
+            return Call { callback, arguments, context, thread_safe: false }.run(py);
         }
         // Nobody but the loop has it: what is in it may be taken out for the call.
         let (Some(callback), Some(context)) = (inner.callback.take(), inner.context.take()) else {
             return Ok(());
         };
-        let call = Call { callback, arguments: inner.arguments.take(), context };
+        let arguments = inner.arguments.take();
+        let call = Call { callback, arguments, context, thread_safe: false };
         let result = call.run(py);
         if result.is_err() {
             // The report speaks of it.

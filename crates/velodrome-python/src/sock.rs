@@ -240,8 +240,12 @@ impl SockWaiters {
     ) -> PyResult<Bound<'py, Handle>> {
         let py = slf.py();
         let serve = slf.getattr(if read { "serve_readers" } else { "serve_writers" })?;
-        let call =
-            Call { callback: serve.unbind(), arguments: Held::None, context: copy_context(py)? };
+        let call = Call {
+            callback: serve.unbind(),
+            arguments: Held::None,
+            context: copy_context(py)?,
+            thread_safe: false,
+        };
         Bound::new(py, Handle::new(event_loop, call))
     }
 

@@ -168,8 +168,12 @@ impl Loop {
             Some(context) => context.unbind(),
             None => copy_context(py)?,
         };
-        let call =
-            Call { callback: callback.unbind(), arguments: Held::new(py, &values)?, context };
+        let call = Call {
+            callback: callback.unbind(),
+            arguments: Held::new(py, &values)?,
+            context,
+            thread_safe: false,
+        };
         Ok(Bound::new(py, Handle::new(slf, call))?.into_any())
     }
 

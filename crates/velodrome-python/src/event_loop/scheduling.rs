@@ -78,13 +78,14 @@ fn registration<'a, 'py>(
 
 /// Takes references to what a registration borrows.
 #[inline]
-fn held_call(py: Python<'_>, registration: Registration<'_>) -> PyResult<Call> {
+fn held_call(py: Python<'_>, registration: Registration<'_>, thread_safe: bool) -> PyResult<Call> {
     let Registration { callback, arguments, context } = registration;
     Ok(Call {
         // SAFETY: an argument of the call under way.
         callback: unsafe { borrowed(py, callback) },
         arguments: Held::new(py, arguments)?,
         context: context_or_copy(py, context)?,
+        thread_safe,
     })
 }
 
@@ -96,13 +97,14 @@ fn handle_for(
     given_up: Option<Py<Handle>>,
 ) -> PyResult<Py<Handle>> {
     let py = slf.py();
-    match given_up.or_else(|| slf.get().state(py).spare.take()) {
-        Some(handle) => {
-            handle.get().again(slf, call);
-            Ok(handle)
-        }
-        None => Py::new(py, Handle::new(slf, call)),
+    let mut call = call;
+    if let Some(handle) = given_up.or_else(|| slf.get().state(py).spare.take()) {
+        call = match Handle::again(handle.bind(py), slf, call) {
+            Ok(()) => return Ok(handle),
+            Err(call) => call,
+        };
     }
+    Py::new(py, Handle::new(slf, call))
 }
 
 #[inline]
@@ -119,7 +121,7 @@ fn call_soon<'py>(
     // A closed loop is refused before anything is made for it.
     drop(slf.get().model(py)?);
     // A collection may run in here: nothing of the loop is borrowed.
-    let call = held_call(py, registration)?;
+    let call = held_call(py, registration, false)?;
     let is_step = registration.context.is_some()
         && registration.arguments.len() <= 1
         && state.exact.get()
@@ -129,7 +131,7 @@ fn call_soon<'py>(
         return Ok(py.None());
     }
     // By now the caller of the last registration has let go of its handle, or keeps it.
-    let given_up = slf.get().model(py)?.change_last(|last| last.give_up_handle(py));
+    let given_up = slf.get().model(py)?.change_last(|last| last.give_up_handle(slf));
     let handle = handle_for(slf, call, given_up)?;
     slf.get().model(py)?.call_soon(Callback::Handle(handle.clone_ref(py)));
     Ok(handle.into_any())
@@ -146,17 +148,16 @@ fn call_soon_threadsafe<'py>(
     let registration = registration(py, "call_soon_threadsafe", arguments)?;
     // A closed loop is refused before anything is made for it.
     drop(slf.get().model(py)?);
-    let call = held_call(py, registration)?;
+    let call = held_call(py, registration, true)?;
     let model = slf.get().model(py)?;
     let here = slf.get().runs_in_this_thread(py);
     let given_up = if here {
-        model.change_last(|last| last.give_up_handle(py))
+        model.change_last(|last| last.give_up_handle(slf))
     } else {
-        model.inbox().change_last(|last| last.give_up_handle(py))
+        model.inbox().change_last(|last| last.give_up_handle(slf))
     };
     drop(model);
     let handle = handle_for(slf, call, given_up)?;
-    handle.get().set_thread_safe(py);
     push_from_any_thread(slf, Callback::Handle(handle.clone_ref(py)))?;
     Ok(handle.into_any())
 }
@@ -189,7 +190,7 @@ fn add_timer(
     registration: Registration<'_>,
 ) -> PyResult<Py<PyAny>> {
     let py = slf.py();
-    let handle = Handle::new(slf, held_call(py, registration)?);
+    let handle = Handle::new(slf, held_call(py, registration, false)?);
     let timer = Py::new(py, TimerHandle::new(handle, when))?;
     slf.get().model(py)?.call_at(deadline_ns(when), Timer::Native(timer.clone_ref(py)));
     Ok(timer.into_any())
