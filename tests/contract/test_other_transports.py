@@ -1,12 +1,9 @@
-"""Datagrams, pipes, files and child processes: one look at each, on this loop."""
+"""Datagrams, pipes and files: one look at each, on this loop."""
 
 import asyncio
 import os
-import signal
 import socket
-import sys
 
-import pytest
 from checker import Recorder, receive_all, receive_exactly
 
 
@@ -92,58 +89,3 @@ async def test_a_file_is_sent_through_a_socket(loop, socket_pair, tmp_path):
         sending = loop.create_task(loop.sock_sendfile(one, file, 256, 1000 * 256))
         assert await receive_exactly(loop, other, 1000 * 256) == payload[: 1000 * 256]
         assert await sending == 1000 * 256
-
-
-@pytest.fixture
-def child_watcher(loop):
-    """Python before 3.12 waits for children through a watcher that belongs to the current loop."""
-    if sys.version_info < (3, 12):
-        asyncio.set_event_loop(loop)
-        yield
-        asyncio.get_event_loop_policy()._watcher = None
-        asyncio.set_event_loop(None)
-    else:
-        yield
-
-
-async def run(*args, **options):
-    return await asyncio.create_subprocess_exec(sys.executable, "-c", *args, **options)
-
-
-async def test_a_child_gets_input_and_gives_output(loop, child_watcher):
-    child = await run(
-        "import sys; print(sys.stdin.read().upper()); print('error', file=sys.stderr)",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert await child.communicate(b"input") == (b"INPUT\n", b"error\n")
-    assert child.returncode == 0
-
-
-async def test_a_child_that_fails_tells_its_status(loop, child_watcher):
-    child = await run("raise SystemExit(7)")
-    assert await child.wait() == 7
-
-
-async def test_a_child_can_be_killed(loop, child_watcher):
-    child = await run("import time; print('ready', flush=True); time.sleep(1000)", stdout=asyncio.subprocess.PIPE)
-    assert await child.stdout.readline() == b"ready\n"
-    child.kill()
-    assert await child.wait() == -signal.SIGKILL
-
-
-async def test_several_children_at_once(loop, child_watcher):
-    children = [await run(f"raise SystemExit({number})") for number in range(5)]
-    assert await asyncio.gather(*(child.wait() for child in children)) == [0, 1, 2, 3, 4]
-
-
-async def test_a_child_that_does_not_exist_is_an_error(loop, child_watcher):
-    with pytest.raises(FileNotFoundError):
-        await asyncio.create_subprocess_exec("/no/such/program")
-
-
-async def test_a_shell_runs(loop, child_watcher):
-    child = await asyncio.create_subprocess_shell("echo shell && exit 3", stdout=asyncio.subprocess.PIPE)
-    assert (await child.communicate())[0] == b"shell\n"
-    assert child.returncode == 3
