@@ -87,6 +87,7 @@ class Loop(  # type: ignore[misc]
         if self.is_closed():
             return
         super().close()
+        self._close_resolver()
         self._close_native()
         for child in tuple(self._children):
             child._stop_watching()

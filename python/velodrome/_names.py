@@ -4,6 +4,8 @@ import asyncio.base_events
 import contextlib
 import socket
 
+from ._resolver import Resolver
+
 _NUMBERS = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
@@ -28,26 +30,42 @@ def _is_number(port):
 
 
 class NameMethods:
+    _resolver = None
+
     async def getaddrinfo(self, host, port, *, family=0, type=0, proto=0, flags=0):
         """Return what `socket.getaddrinfo` returns, or raise what it raises.
 
-        An address and a number are answered at once, anything else in a thread of the executor.
+        An address and a number are answered at once, anything else in a thread of the loop's own.
         """
-        # In debug mode asyncio's method measures the look-up, whatever it is.
-        if self._debug or not ((host is None or _is_address(host)) and _is_number(port)):
-            return await super().getaddrinfo(
-                host, port, family=family, type=type, proto=proto, flags=flags
-            )
         # By way of asyncio's module, where programs put a function of their own.
-        return asyncio.base_events.socket.getaddrinfo(host, port, family, type, proto, flags)
+        function = asyncio.base_events.socket.getaddrinfo
+        if self._debug:
+            # asyncio's method measures the look-up, whatever it is.
+            function = self._getaddrinfo_debug
+        elif (host is None or _is_address(host)) and _is_number(port):
+            return function(host, port, family, type, proto, flags)
+        return await self._look_up(function, host, port, family, type, proto, flags)
 
     async def getnameinfo(self, sockaddr, flags=0):
         """Return what `socket.getnameinfo` returns, or raise what it raises.
 
         Numbers alone (NI_NUMERICHOST | NI_NUMERICSERV) of an address are answered at once,
-        anything else in a thread of the executor.
+        anything else in a thread of the loop's own.
         """
+        function = asyncio.base_events.socket.getnameinfo
         numbers_alone = isinstance(flags, int) and flags & _NUMBERS == _NUMBERS
         if numbers_alone and isinstance(sockaddr, tuple) and sockaddr and _is_address(sockaddr[0]):
-            return asyncio.base_events.socket.getnameinfo(sockaddr, flags)
-        return await super().getnameinfo(sockaddr, flags)
+            return function(sockaddr, flags)
+        return await self._look_up(function, sockaddr, flags)
+
+    def _look_up(self, function, *arguments):
+        self._check_closed()
+        if self._resolver is None:
+            self._resolver = Resolver(self)
+        return self._resolver.look_up(function, arguments)
+
+    def _close_resolver(self):
+        # The threads of a parent process are not here, but a lock of theirs may be.
+        if self._resolver is not None and not self._is_inherited():
+            self._resolver.close()
+        self._resolver = None

@@ -610,6 +610,23 @@ async def many_addresses(loop):
         await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
 
 
+async def many_look_ups(loop):
+    await asyncio.gather(*(loop.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM) for _ in range(OPERATIONS)))
+
+
+async def many_failed_look_ups(loop):
+    look_ups = (loop.getaddrinfo("127.0.0.1", "no-such-service") for _ in range(OPERATIONS))
+    await asyncio.gather(*look_ups, return_exceptions=True)
+
+
+async def many_cancelled_look_ups(loop):
+    tasks = [loop.create_task(loop.getaddrinfo("localhost", 80)) for _ in range(OPERATIONS)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
 WORKLOADS = {name: function for name, function in globals().items() if name.startswith("many_")}
 
 

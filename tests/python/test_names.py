@@ -80,13 +80,3 @@ def test_nonsense_is_refused_as_the_socket_module_does(loop, arguments):
     with pytest.raises(TypeError) as caught:
         loop.run_until_complete(loop.getnameinfo(*arguments))
     assert caught.value.args == expected.value.args
-
-
-def test_an_address_is_known_after_the_executor_was_shut_down(loop):
-    async def main():
-        await loop.shutdown_default_executor()
-        with pytest.raises(RuntimeError):
-            await loop.getaddrinfo("localhost", 80)
-        return await asyncio.wait_for(loop.getaddrinfo("127.0.0.1", 80), 10)
-
-    assert loop.run_until_complete(main()) == socket.getaddrinfo("127.0.0.1", 80)
