@@ -78,6 +78,9 @@ pub fn from_python(
     })
 }
 
+/// The room for a path in a Unix socket's address.
+const UNIX_PATH_BYTES: usize = 108;
+
 fn unix_from_python(address: &Bound<'_, PyAny>) -> Option<SocketAddrAny> {
     let encoded;
     let bytes = if let Ok(path) = address.cast_exact::<PyBytes>() {
@@ -91,6 +94,8 @@ fn unix_from_python(address: &Bound<'_, PyAny>) -> Option<SocketAddrAny> {
     let unix = match bytes {
         [] => return None,
         [0, name @ ..] => SocketAddrUnix::new_abstract_name(name),
+        // The longest path has room for the NUL that ends it, as Python insists.
+        path if path.len() >= UNIX_PATH_BYTES => return None,
         path => SocketAddrUnix::new(path),
     };
     unix.ok().map(SocketAddrAny::from)

@@ -81,7 +81,7 @@ struct Inner {
     /// `remote_addr`: the only address to which the user may send.
     address: RefCell<Option<Py<PyAny>>>,
     arrived: RefCell<VecDeque<Arrived>>,
-    /// `Turn::Next` is in the queue.
+    /// `Turn::Next` is in the queue, or will be when the protocol has the present datagram.
     next_is_queued: Cell<bool>,
     /// How many are asked for at once: it follows how many there were.
     batch: Cell<usize>,
@@ -305,7 +305,10 @@ impl DatagramTransport {
         let arrived = inner.arrived.borrow_mut().pop_front();
         let Some((data, from)) = arrived else { return Ok(()) };
         let name = intern!(py, "datagram_received");
+        // Whatever the protocol does to reading: the next datagram comes after what it schedules.
+        inner.next_is_queued.set(true);
         let told = inner.base.call_protocol(py, name, [data.as_ptr(), from.as_ptr()]);
+        inner.next_is_queued.set(false);
         let reported = Self::unless_reported(slf, told, "datagram_received");
         Self::queue_next(slf);
         reported
