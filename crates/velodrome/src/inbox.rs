@@ -1,38 +1,52 @@
 //! The one thread-safe door of a loop: callbacks from other threads.
 //!
 //! A sender wakes the loop only if it sleeps or is about to: the loop raises `sleeping` *before*
-//! its last look at the queue, so either the loop sees the callback or the sender sees the flag.
-//! Both sides use sequentially consistent operations, because each writes one word and reads the
-//! other's.
+//! its last look at the queue, and looks under the lock. So either the sender was there first and
+//! the loop sees the callback, or it came later and sees the flag.
 
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        PoisonError,
+        atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
 };
 
-use crate::{Result, waker::Waker};
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+
+use crate::{
+    Result,
+    waker::{Wake, Waker},
+};
 
 #[derive(Debug)]
-pub struct Inbox<C> {
+pub struct Inbox<C, W = Waker> {
     queue: Mutex<VecDeque<C>>,
     /// Mirrors `!queue.is_empty()`, readable without the lock.
     filled: AtomicBool,
     /// Set by the loop while it sleeps or is about to; cleared by whoever ends the sleep.
     sleeping: AtomicBool,
-    pub(crate) waker: Waker,
+    pub(crate) waker: W,
 }
 
 impl<C> Inbox<C> {
     pub(crate) fn new() -> Result<Self> {
-        Ok(Inbox {
-            queue: Mutex::default(),
+        Ok(Self::with_waker(Waker::new()?))
+    }
+}
+
+impl<C, W: Wake> Inbox<C, W> {
+    fn with_waker(waker: W) -> Self {
+        Inbox {
+            queue: Mutex::new(VecDeque::new()),
             filled: AtomicBool::new(false),
             sleeping: AtomicBool::new(false),
-            waker: Waker::new()?,
-        })
+            waker,
+        }
     }
 
     /// Hands a callback to the loop, in order, from any thread, and ends its sleep.
@@ -40,7 +54,7 @@ impl<C> Inbox<C> {
         {
             let mut queue = self.lock();
             queue.push_back(callback);
-            self.filled.store(true, SeqCst);
+            self.filled.store(true, Release);
         }
         self.wake();
     }
@@ -54,35 +68,37 @@ impl<C> Inbox<C> {
 
     /// Ends the loop's sleep, from any thread.
     pub fn wake(&self) {
-        if self.sleeping.load(SeqCst) && self.sleeping.swap(false, SeqCst) {
+        let ends_sleep = self.sleeping.load(Acquire)
+            && self.sleeping.compare_exchange(true, false, AcqRel, Relaxed).is_ok();
+        if ends_sleep {
             self.waker.wake();
         }
     }
 
     #[inline]
     pub fn is_filled(&self) -> bool {
-        self.filled.load(SeqCst)
+        self.filled.load(Acquire)
     }
 
     /// Takes everything out, in order.
     pub(crate) fn take(&self) -> VecDeque<C> {
         let mut queue = self.lock();
-        self.filled.store(false, SeqCst);
+        self.filled.store(false, Release);
         std::mem::take(&mut *queue)
     }
 
     /// Announces a sleep. False means that something is there: do not sleep.
     pub(crate) fn fall_asleep(&self) -> bool {
-        self.sleeping.store(true, SeqCst);
-        if self.is_filled() {
-            self.sleeping.store(false, SeqCst);
-            return false;
+        self.sleeping.store(true, Release);
+        let is_empty = self.lock().is_empty();
+        if !is_empty {
+            self.sleeping.store(false, Release);
         }
-        true
+        is_empty
     }
 
     pub(crate) fn wake_up(&self) {
-        self.sleeping.store(false, SeqCst);
+        self.sleeping.store(false, Release);
     }
 
     /// Looks at the waiting callbacks without taking them.
@@ -100,7 +116,7 @@ impl<C> Inbox<C> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::{sync::Arc, thread};
 
@@ -155,5 +171,82 @@ mod tests {
             }
         }
         senders.into_iter().for_each(|sender| sender.join().unwrap());
+    }
+}
+
+/// All ways in which the threads can interleave, by loom: see `tools/check.sh`.
+#[cfg(all(test, loom))]
+mod interleavings {
+    use loom::{
+        sync::{Arc, Condvar},
+        thread,
+    };
+
+    use super::*;
+
+    /// Readable, or not, as the eventfd is.
+    #[derive(Default)]
+    struct Flag(Mutex<bool>, Condvar);
+
+    impl Wake for Flag {
+        fn wake(&self) {
+            *self.0.lock().unwrap() = true;
+            self.1.notify_one();
+        }
+    }
+
+    impl Flag {
+        /// If nobody wakes it, all threads wait for each other: loom reports that.
+        fn sleep(&self) {
+            let mut is_readable = self.0.lock().unwrap();
+            while !*is_readable {
+                is_readable = self.1.wait(is_readable).unwrap();
+            }
+            *is_readable = false;
+        }
+    }
+
+    /// The loop: sleeps until it is woken, and takes what is there, until it has `count`.
+    fn receive(inbox: &Inbox<u32, Flag>, count: usize) -> Vec<u32> {
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            if inbox.fall_asleep() {
+                inbox.waker.sleep();
+                inbox.wake_up();
+            }
+            taken.extend(inbox.take());
+        }
+        taken
+    }
+
+    #[test]
+    fn a_push_is_never_slept_over() {
+        loom::model(|| {
+            let inbox = Arc::new(Inbox::with_waker(Flag::default()));
+            let sender = {
+                let inbox = Arc::clone(&inbox);
+                thread::spawn(move || (0..2).for_each(|number| inbox.push(number)))
+            };
+            assert_eq!(receive(&inbox, 2), [0, 1]);
+            sender.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn two_senders_lose_nothing() {
+        // Three threads have too many interleavings for all of them.
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(|| {
+            let inbox = Arc::new(Inbox::with_waker(Flag::default()));
+            let senders = [1, 2].map(|number| {
+                let inbox = Arc::clone(&inbox);
+                thread::spawn(move || inbox.push(number))
+            });
+            let mut taken = receive(&inbox, 2);
+            taken.sort_unstable();
+            assert_eq!(taken, [1, 2]);
+            senders.into_iter().for_each(|sender| sender.join().unwrap());
+        });
     }
 }

@@ -165,6 +165,8 @@ impl<T: Cancellable> Timers<T> {
 mod tests {
     use std::{cell::Cell, rc::Rc};
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[derive(Clone, Debug)]
@@ -231,27 +233,71 @@ mod tests {
         assert_eq!(drain(&mut timers, u64::MAX).into_iter().filter(|id| *id >= 800).count(), 200);
     }
 
-    #[test]
-    fn order_holds_for_many_timers_with_cancellations() {
-        let mut timers = Timers::default();
-        let mut random = 12345_u64;
-        let mut expected = Vec::new();
-        for id in 0..2000 {
-            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let deadline = (random >> 33) % 500;
-            let new = timer(id);
-            timers.insert(deadline, new.clone());
-            if random & 3 == 0 {
-                let _ = cancel(&mut timers, &new);
-            } else {
-                expected.push((deadline, id));
+    /// What happens to a heap.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert {
+            deadline_ns: u64,
+        },
+        /// Of those that wait, the one at this place (counted round).
+        Cancel {
+            place: usize,
+        },
+        Fire {
+            now_ns: u64,
+        },
+        DropCancelled,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        // Few deadlines, so that many are equal; bursts, so that sweeps happen.
+        let step = prop_oneof![
+            6 => (0..20_u64).prop_map(|deadline_ns| Step::Insert { deadline_ns }),
+            5 => any::<usize>().prop_map(|place| Step::Cancel { place }),
+            1 => (0..20_u64).prop_map(|now_ns| Step::Fire { now_ns }),
+            1 => Just(Step::DropCancelled),
+        ];
+        prop::collection::vec(step, 0..1500)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Beside the simplest thing that has the same rules: a list that is sorted each time.
+        #[test]
+        fn any_history_fires_what_is_due_in_order_and_nothing_that_was_cancelled(history in steps()) {
+            let mut timers = Timers::default();
+            let mut waiting: Vec<(u64, u32, Timer)> = Vec::new();
+            let mut next_id = 0;
+            for step in history {
+                match step {
+                    Step::Insert { deadline_ns } => {
+                        let new = timer(next_id);
+                        timers.insert(deadline_ns, new.clone());
+                        waiting.push((deadline_ns, next_id, new));
+                        next_id += 1;
+                    }
+                    Step::Cancel { place } if !waiting.is_empty() => {
+                        let (_, _, cancelled) = waiting.remove(place % waiting.len());
+                        let _ = cancel(&mut timers, &cancelled);
+                    }
+                    Step::Cancel { .. } => {}
+                    Step::Fire { now_ns } => {
+                        waiting.sort_by_key(|(deadline_ns, id, _)| (*deadline_ns, *id));
+                        let due = waiting.partition_point(|(deadline_ns, ..)| *deadline_ns <= now_ns);
+                        let expected: Vec<u32> = waiting.drain(..due).map(|(_, id, _)| id).collect();
+                        let fired: Vec<u32> = std::iter::from_fn(|| timers.pop_due(now_ns))
+                            .filter(|timer| !timer.is_cancelled())
+                            .map(|timer| timer.0)
+                            .collect();
+                        prop_assert_eq!(fired, expected);
+                    }
+                    Step::DropCancelled => while timers.pop_cancelled().is_some() {},
+                }
+                let cancelled = timers.iter().filter(|timer| timer.is_cancelled()).count();
+                prop_assert_eq!(timers.cancelled, cancelled, "the count of the cancelled ones");
+                prop_assert_eq!(timers.len() - cancelled, waiting.len());
             }
         }
-        expected.sort();
-        let fired: Vec<u32> = std::iter::from_fn(|| timers.pop_due(u64::MAX))
-            .filter(|timer| !timer.is_cancelled())
-            .map(|timer| timer.0)
-            .collect();
-        assert_eq!(fired, expected.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
     }
 }

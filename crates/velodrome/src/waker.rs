@@ -8,6 +8,12 @@ use rustix::{
 
 use crate::Result;
 
+/// Ends a sleep, from any thread.
+pub trait Wake {
+    /// Never blocks; waking twice is waking once.
+    fn wake(&self);
+}
+
 #[derive(Debug)]
 pub struct Waker {
     fd: OwnedFd,
@@ -18,16 +24,18 @@ impl Waker {
         Ok(Waker { fd: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
     }
 
-    /// Makes the descriptor readable. Never blocks; waking twice is waking once.
-    pub fn wake(&self) {
-        // The only failure is a counter that is full, and then it is readable already.
-        let _ = io::write(&self.fd, &1_u64.to_ne_bytes());
-    }
-
     /// Makes the descriptor quiet again.
     pub fn drain(&self) {
         // Nothing to read means that it is quiet.
         let _ = io::read(&self.fd, &mut [0_u8; 8]);
+    }
+}
+
+impl Wake for Waker {
+    /// Makes the descriptor readable.
+    fn wake(&self) {
+        // The only failure is a counter that is full, and then it is readable already.
+        let _ = io::write(&self.fd, &1_u64.to_ne_bytes());
     }
 }
 
