@@ -22,8 +22,8 @@ use pyo3::{
     prelude::*,
     types::{PyBytes, PyWeakrefReference},
 };
-use rustix::net::{RecvFlags, SendFlags, recv, send};
-use velodrome::{Error, Interest, Readiness, error::is_retry};
+use rustix::net::{RecvFlags, recv, send};
+use velodrome::{Error, Interest, Readiness, error::is_retry, net::SEND_FLAGS};
 
 use crate::{
     buffer::{View, bytes_filled_by},
@@ -62,7 +62,7 @@ impl Operation {
         match self {
             Operation::Receive { limit } => done(receive(event_loop, fd, *limit)?),
             Operation::ReceiveInto { view } => {
-                let received = recv(fd, view.bytes_mut(py), RecvFlags::empty());
+                let received = recv(fd, view.bytes_mut(py), RecvFlags::DONTWAIT);
                 done(match received {
                     Ok((count, _)) => Ok(count.into_py_any(py)?),
                     Err(error) => Err(error),
@@ -71,7 +71,7 @@ impl Operation {
             Operation::SendAll { view, sent } => {
                 let data = view.bytes(py);
                 while *sent < data.len() {
-                    match send(fd, &data[*sent..], SendFlags::NOSIGNAL) {
+                    match send(fd, &data[*sent..], SEND_FLAGS) {
                         Ok(count) => *sent += count,
                         Err(error) => return done(Err(error)),
                     }
@@ -99,12 +99,12 @@ fn receive(
     let py = event_loop.py();
     let received = if limit <= SCRATCH_BYTES {
         event_loop.get().with_scratch(py, |scratch| {
-            recv(fd, &mut scratch[..limit], RecvFlags::empty())
+            recv(fd, &mut scratch[..limit], RecvFlags::DONTWAIT)
                 .map(|(count, _)| PyBytes::new(py, &scratch[..count]).unbind())
         })
     } else {
         bytes_filled_by(py, limit, |buffer: &mut [MaybeUninit<u8>]| {
-            recv(fd, buffer, RecvFlags::empty()).map(|((filled, _), _)| filled.len())
+            recv(fd, buffer, RecvFlags::DONTWAIT).map(|((filled, _), _)| filled.len())
         })?
     };
     Ok(received.map(Py::into_any))

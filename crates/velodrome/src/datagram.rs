@@ -14,12 +14,12 @@ use std::{
 };
 
 pub use receive_batch::{ReceiveBatch, Received};
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, send, sendmmsg, sendto};
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, send, sendmmsg, sendto};
 
 use crate::{
     Result,
     error::is_retry,
-    net::SocketAddrAny,
+    net::{SEND_FLAGS, SocketAddrAny},
     poller::Interest,
     stream::{Closed, FlowControl, Flushed, Phase},
 };
@@ -130,8 +130,8 @@ impl<B: AsRef<[u8]>> DatagramSocket<B> {
             return Ok(false);
         }
         let sent = match to {
-            Some(to) => sendto(fd, data, SendFlags::NOSIGNAL, to),
-            None => send(fd, data, SendFlags::NOSIGNAL),
+            Some(to) => sendto(fd, data, SEND_FLAGS, to),
+            None => send(fd, data, SEND_FLAGS),
         };
         match sent {
             Ok(_) => Ok(true),
@@ -155,7 +155,7 @@ impl<B: AsRef<[u8]>> DatagramSocket<B> {
                 // To the connected peer one by one: between others, the kernel would lose the
                 // error of one that the peer has refused.
                 [first @ Datagram { to: None, .. }, ..] => {
-                    send(fd, first.data.as_ref(), SendFlags::NOSIGNAL).map(|_| 1)
+                    send(fd, first.data.as_ref(), SEND_FLAGS).map(|_| 1)
                 }
                 many => send_batch(fd, many),
             };
@@ -229,7 +229,7 @@ fn send_batch<B: AsRef<[u8]>>(fd: BorrowedFd<'_>, datagrams: &[Datagram<B>]) -> 
         .zip(&mut controls)
         .map(|(((_, to), slice), control)| MMsgHdr::new_with_addr(to, slice, control))
         .collect();
-    sendmmsg(fd, &mut messages, SendFlags::NOSIGNAL)
+    sendmmsg(fd, &mut messages, SEND_FLAGS)
 }
 
 #[cfg(test)]
@@ -273,6 +273,15 @@ mod tests {
         let numbers = |third: bool| (0..100_u8).filter(move |it| (it % 3 == 0) == third);
         assert_eq!(received(&one), numbers(false).map(|it| vec![it; 3]).collect::<Vec<_>>());
         assert_eq!(received(&other), numbers(true).map(|it| vec![it; 3]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_blocking_descriptor_does_not_block() {
+        let (ours, _theirs) = UnixDatagram::pair().unwrap();
+        let socket = DatagramSocket::new(0);
+        while socket.send(ours.as_fd(), b"fills it", None).unwrap() {}
+        socket.queue(Datagram { data: b"waits", to: None });
+        assert_eq!(socket.flush(ours.as_fd()), Ok(Flushed::Blocked));
     }
 
     #[test]

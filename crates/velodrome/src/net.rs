@@ -8,6 +8,11 @@ pub use rustix::net::{
 };
 use rustix::net::{getsockname, sockopt};
 
+/// Every send is one that cannot block, and every receive has `DONTWAIT`, whatever the descriptor is
+/// set to: `O_NONBLOCK` belongs to the open file, and a user, or a child that inherited the socket,
+/// may take it away.
+pub const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
 /// Turns Nagle's algorithm off where there is one. Accepted sockets inherit it from a listener.
 ///
 /// A second small write must not wait for the peer's delayed acknowledgement (40 ms).

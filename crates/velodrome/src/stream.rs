@@ -20,11 +20,11 @@ pub use flow_control::FlowControl;
 pub use joining::Joining;
 use rustix::{
     buffer::Buffer,
-    net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown},
+    net::{RecvFlags, Shutdown, recv, send, shutdown},
 };
 pub use write_buffer::WriteBuffer;
 
-use crate::{Result, error::is_retry, poller::Interest};
+use crate::{Result, error::is_retry, net::SEND_FLAGS, poller::Interest};
 
 /// How far the life of a stream has come. It never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +196,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
     /// Receives once. `Ok(0)` is end-of-file; would-block and interrupted are errors to retry.
     #[inline]
     pub fn receive<T: Buffer<u8>>(&self, fd: BorrowedFd<'_>, buffer: T) -> Result<T::Output> {
-        recv(fd, buffer, RecvFlags::empty()).map(|(output, _)| output)
+        recv(fd, buffer, RecvFlags::DONTWAIT).map(|(output, _)| output)
     }
 
     // ---- writing ---------------------------------------------------------------------------
@@ -239,7 +239,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
             self.deferred.set(true);
             return Ok(Written::Deferred);
         }
-        match send(fd, data, SendFlags::NOSIGNAL) {
+        match send(fd, data, SEND_FLAGS) {
             Ok(sent) if sent == data.len() => Ok(Written::All),
             Ok(sent) => {
                 buffer.push(keep(sent));
@@ -435,6 +435,19 @@ mod tests {
         assert!(stream.resume_reading());
         assert!(stream.wants_data());
         assert_eq!(stream.interest(), Interest::READ);
+    }
+
+    #[test]
+    fn a_blocking_descriptor_does_not_block() {
+        let (a, b) = pair();
+        a.set_nonblocking(false).unwrap();
+        let stream = Stream::new(true);
+        assert_eq!(stream.receive(a.as_fd(), &mut [0; 16]), Err(Error::AGAIN));
+        fill(&stream, &a);
+        assert_eq!(stream.flush(a.as_fd()), Ok(Flushed::Blocked));
+        write(&stream, &a, None, b"a second chunk");
+        assert_eq!(stream.flush(a.as_fd()), Ok(Flushed::Blocked));
+        drop(b);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::{collections::VecDeque, io::IoSlice, os::fd::BorrowedFd};
 
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+use rustix::net::{SendAncillaryBuffer, send, sendmsg};
 
-use crate::Result;
+use crate::{Result, net::SEND_FLAGS};
 
 /// More chunks than this go out with the next call. (The kernel's own limit is 1024.)
 const MAX_SLICES: usize = 64;
@@ -57,7 +57,7 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
     fn send_once(&self, fd: BorrowedFd<'_>) -> Result<(usize, usize)> {
         let first = &self.chunks[0].as_ref()[self.written_of_first..];
         if self.chunks.len() == 1 {
-            return Ok((first.len(), send(fd, first, SendFlags::NOSIGNAL)?));
+            return Ok((first.len(), send(fd, first, SEND_FLAGS)?));
         }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         slices[0] = IoSlice::new(first);
@@ -69,7 +69,7 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
             count += 1;
         }
         let mut control = SendAncillaryBuffer::default();
-        Ok((offered, sendmsg(fd, &slices[..count], &mut control, SendFlags::NOSIGNAL)?))
+        Ok((offered, sendmsg(fd, &slices[..count], &mut control, SEND_FLAGS)?))
     }
 
     fn consume(&mut self, mut sent: usize) {
