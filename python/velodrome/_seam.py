@@ -32,13 +32,6 @@ class DatagramTransport(
     __slots__ = ()
 
 
-def resolve_datagram_address(sock, address):
-    """Look a name up as `sock.sendto(data, address)` does, for a datagram that has to wait."""
-    host, port, *rest = address
-    found = socket.getaddrinfo(host, port, sock.family, sock.type)[0][4]
-    return (*found[:2], *rest)
-
-
 def callback_failed(loop, handle, exc):
     """A callback raised: tell the exception handler."""
     keywords = {"debug": loop.get_debug()} if _FORMAT_TAKES_DEBUG else {}

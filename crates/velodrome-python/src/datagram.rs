@@ -21,7 +21,7 @@ use pyo3::{
 };
 use velodrome::{
     Error, Interest, Readiness,
-    datagram::{Datagram, DatagramSocket, ReceiveBatch},
+    datagram::{Datagram, DatagramSocket, Flushed, ReceiveBatch, Target},
     error::is_retry,
     net::{AddressFamily, RecvFlags, SocketAddrAny, recvfrom, socket_family},
     stream::{Closed, Phase},
@@ -41,6 +41,7 @@ use crate::{
     transport::{
         WRITES_AFTER_LOSS_BEFORE_LOG,
         base::{BaseTransport, Connection, clone_of, extra_of_socket, warn_unclosed},
+        readable_view,
         socket::{close_held, hold_open},
     },
 };
@@ -68,11 +69,24 @@ enum Peer {
     Named,
 }
 
+/// A datagram that waits for the socket.
+struct Outgoing {
+    data: Chunk,
+    /// An address that only Python's socket object understands.
+    to: Option<Py<PyAny>>,
+}
+
+impl AsRef<[u8]> for Outgoing {
+    fn as_ref(&self) -> &[u8] {
+        self.data.as_ref()
+    }
+}
+
 /// A datagram that was received and not yet delivered.
 type Arrived = (Py<PyBytes>, Py<PyAny>);
 
 struct Inner {
-    socket: DatagramSocket<Chunk>,
+    socket: DatagramSocket<Outgoing>,
     base: BaseTransport,
     /// The Python socket, which is kept open against a user's `close()`.
     python_socket: RefCell<Option<Py<PyAny>>>,
@@ -83,6 +97,8 @@ struct Inner {
     arrived: RefCell<VecDeque<Arrived>>,
     /// `Turn::Next` is in the queue, or will be when the protocol has the present datagram.
     next_is_queued: Cell<bool>,
+    /// The loop's turn in which the last datagram was delivered.
+    delivered_in: Cell<Option<u64>>,
     /// How many are asked for at once: it follows how many there were.
     batch: Cell<usize>,
     /// The last address seen, as the kernel and as Python has it: often it is the next one, too.
@@ -139,6 +155,7 @@ impl DatagramTransport {
                 address: RefCell::new(address.filter(|address| !address.is_none(py))),
                 arrived: RefCell::default(),
                 next_is_queued: Cell::new(false),
+                delivered_in: Cell::new(None),
                 batch: Cell::new(1),
                 last_address: RefCell::new(None),
                 writes_after_loss: Cell::new(0),
@@ -233,11 +250,13 @@ impl DatagramTransport {
             // Paused or closing: only now is it worth a system call to tell the poller so.
             return Self::update_interest_exactly(slf);
         }
-        if !inner.arrived.borrow().is_empty() {
-            // Those come first, one a tick; the poller will say again that there is more.
+        let Some(event_loop) = inner.base.event_loop(py) else { return Ok(()) };
+        let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
+        if !inner.arrived.borrow().is_empty() || inner.delivered_in.get() == turn {
+            // One a tick, and first those that are here; the poller will say again that there is
+            // more.
             return Ok(());
         }
-        let Some(event_loop) = inner.base.event_loop(py) else { return Ok(()) };
         match Self::receive(inner, event_loop.bind(py))? {
             Ok(()) => Self::deliver(slf),
             Err(error) if is_retry(error) => Ok(()),
@@ -305,6 +324,9 @@ impl DatagramTransport {
         let arrived = inner.arrived.borrow_mut().pop_front();
         let Some((data, from)) = arrived else { return Ok(()) };
         let name = intern!(py, "datagram_received");
+        let event_loop = inner.base.event_loop(py);
+        let turn = event_loop.and_then(|it| it.get().model(py).ok().and_then(|model| model.turn()));
+        inner.delivered_in.set(turn);
         // Whatever the protocol does to reading: the next datagram comes after what it schedules.
         inner.next_is_queued.set(true);
         let told = inner.base.call_protocol(py, name, [data.as_ptr(), from.as_ptr()]);
@@ -361,76 +383,81 @@ impl DatagramTransport {
         if inner.base.fd.get() < 0 {
             return Self::sent_after_loss(slf);
         }
-        let native = match (inner.peer, to) {
-            (Peer::Named, _) | (Peer::Unnamed, None) => None,
-            (_, Some(to)) => match inner.to_native(to)? {
-                Some(address) => Some(address),
-                None => return Self::send_by_python(slf, data, Some(to)),
-            },
-            (Peer::None, None) => return Self::send_by_python(slf, data, None),
+        let target = match (inner.peer, to) {
+            (Peer::Named, _) | (Peer::Unnamed, None) => Target::Peer,
+            (_, Some(to)) => inner.to_native(to)?.map_or(Target::ByOwner, Target::Address),
+            // Python's socket object will say what is wrong.
+            (Peer::None, None) => Target::ByOwner,
         };
-        let view = match View::readable(data) {
-            Ok(view) => view,
-            Err(error) => return Self::send_failed(slf, error),
-        };
-        // SAFETY: the number is not negative, so the descriptor is open.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        match inner.socket.send(fd, view.bytes(py), native.as_ref()) {
-            Ok(true) => Ok(()),
-            Ok(false) => Self::queue(slf, data, native),
-            Err(error) => Self::send_failed(slf, os_error(error)),
+        if !inner.socket.has_unsent() {
+            let sent = match &target {
+                Target::ByOwner => Self::send_by_python(slf, data, to),
+                Target::Peer => Self::send_now(inner, data, None),
+                Target::Address(address) => Self::send_now(inner, data, Some(address)),
+            };
+            match sent {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return Self::send_failed(slf, error),
+            }
         }
+        let to = matches!(target, Target::ByOwner)
+            .then(|| to.map_or_else(|| py.None(), |to| to.clone().unbind()));
+        Self::queue(slf, data, target, to)
     }
 
-    /// Sends to what only Python's socket understands: the name of a host, or what is no address.
+    /// False if the socket takes no more for now.
+    fn send_now(
+        inner: &Inner,
+        data: &Bound<'_, PyAny>,
+        to: Option<&SocketAddrAny>,
+    ) -> PyResult<bool> {
+        let view = View::readable(data)?;
+        // SAFETY: the caller has checked that the descriptor is open.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
+        inner.socket.send(fd, view.bytes(data.py()), to).map_err(os_error)
+    }
+
+    /// As `send_now`, to what only Python's socket understands: the name of a host, or what is no
+    /// address.
     #[cold]
     fn send_by_python(
         slf: &Bound<'_, Self>,
         data: &Bound<'_, PyAny>,
         to: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
         let py = slf.py();
-        let inner = slf.get().inner(py);
-        let Some(socket) = clone_of(py, &inner.python_socket) else {
-            return Ok(());
+        let Some(socket) = clone_of(py, &slf.get().inner(py).python_socket) else {
+            return Ok(true);
         };
-        if !inner.socket.has_unsent() {
-            let sent = socket.bind(py).call_method1(intern!(py, "sendto"), (data, to));
-            match sent {
-                Ok(_) => return Ok(()),
-                Err(error)
-                    if error.is_instance_of::<PyBlockingIOError>(py)
-                        || error.is_instance_of::<PyInterruptedError>(py) => {}
-                Err(error) => return Self::send_failed(slf, error),
+        match socket.bind(py).call_method1(intern!(py, "sendto"), (data, to)) {
+            Ok(_) => Ok(true),
+            Err(error)
+                if error.is_instance_of::<PyBlockingIOError>(py)
+                    || error.is_instance_of::<PyInterruptedError>(py) =>
+            {
+                Ok(false)
             }
-        }
-        let resolved = seam(py, "resolve_datagram_address", (socket, to));
-        let native = resolved.and_then(|resolved| {
-            let native = address::from_python(inner.family, &resolved)?;
-            native.ok_or_else(|| PyValueError::new_err(format!("no address: {resolved}")))
-        });
-        match native {
-            Ok(native) => Self::queue(slf, data, Some(native)),
-            Err(error) => Self::send_failed(slf, error),
+            Err(error) => Err(error),
         }
     }
 
     fn queue(
         slf: &Bound<'_, Self>,
         data: &Bound<'_, PyAny>,
-        to: Option<SocketAddrAny>,
+        target: Target,
+        to: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
+        let inner = slf.get().inner(slf.py());
         if inner.socket.phase() == Phase::Lost {
             // Closing, and the socket is full: nobody will look after it.
             return Ok(());
         }
         let data = match data.cast_exact::<PyBytes>() {
             Ok(bytes) => Chunk::Bytes(bytes.clone().unbind(), 0),
-            Err(_) => Chunk::Copy(View::readable(data)?.bytes(py).into()),
+            Err(_) => Chunk::Copy(readable_view(data)?.bytes(slf.py()).into()),
         };
-        inner.socket.queue(Datagram { data, to });
+        inner.socket.queue(Datagram { data: Outgoing { data, to }, to: target });
         Self::update_interest(slf)?;
         Self::pause_protocol_if_full(slf)
     }
@@ -459,6 +486,19 @@ impl DatagramTransport {
         call_method(py, &protocol, intern!(py, "error_received"), [error.as_ptr()]).map(drop)
     }
 
+    /// As `send_failed`, when nobody is calling `sendto`.
+    #[cold]
+    fn flush_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        if !error.is_instance_of::<PyOSError>(py) {
+            return Self::fatal(slf, error, "Fatal write error on datagram transport");
+        }
+        let base = &slf.get().inner(py).base;
+        let error = error.into_value(py);
+        let told = base.call_protocol(py, intern!(py, "error_received"), [error.as_ptr()]);
+        Self::unless_reported(slf, told, "error_received")
+    }
+
     #[cold]
     fn sent_after_loss(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
@@ -479,11 +519,27 @@ impl DatagramTransport {
         }
         // SAFETY: the socket is not lost, so the descriptor is open.
         let fd = unsafe { BorrowedFd::borrow_raw(base.fd.get()) };
-        if let Err(error) = socket.flush(fd) {
+        let flushed = loop {
+            match socket.flush(fd).map_err(os_error) {
+                Ok(Flushed::ByOwner(datagram)) => {
+                    let data = PyBytes::new(py, datagram.as_ref());
+                    let to = datagram.to.as_ref().map(|to| to.bind(py));
+                    match Self::send_by_python(slf, data.as_any(), to) {
+                        Ok(true) => {}
+                        Ok(false) => {
+                            socket.put_back(datagram);
+                            break Ok(());
+                        }
+                        Err(error) => break Err(error),
+                    }
+                }
+                Ok(Flushed::Drained | Flushed::Blocked) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        if let Err(error) = flushed {
             // What is left, if only the news that nothing is, waits for the next event.
-            let error = os_error(error).into_value(py);
-            let told = base.call_protocol(py, intern!(py, "error_received"), [error.as_ptr()]);
-            return Self::unless_reported(slf, told, "error_received");
+            return Self::flush_failed(slf, error);
         }
         if socket.flow.should_resume(socket.unsent_bytes())
             // May send again.

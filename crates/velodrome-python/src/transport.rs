@@ -649,7 +649,7 @@ impl StreamTransport {
 }
 
 /// The buffer of what `write` was given, with asyncio's TypeError for anything else.
-fn readable_view(data: &Bound<'_, PyAny>) -> PyResult<View> {
+pub fn readable_view(data: &Bound<'_, PyAny>) -> PyResult<View> {
     if let Ok(memory) = data.cast::<PyMemoryView>() {
         if memory.getattr("c_contiguous")?.is_truthy()? {
             return View::readable(data);

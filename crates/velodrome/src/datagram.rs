@@ -21,7 +21,7 @@ use crate::{
     error::is_retry,
     net::{SEND_FLAGS, SocketAddrAny},
     poller::Interest,
-    stream::{Closed, FlowControl, Flushed, Phase},
+    stream::{Closed, FlowControl, Phase},
 };
 
 /// At most so many go out with one system call.
@@ -31,8 +31,28 @@ const MAX_BATCH: usize = 32;
 #[derive(Debug)]
 pub struct Datagram<B> {
     pub data: B,
-    /// `None` for the peer that the socket is connected to.
-    pub to: Option<SocketAddrAny>,
+    pub to: Target,
+}
+
+/// Where a datagram goes.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// To the peer that the socket is connected to.
+    Peer,
+    Address(SocketAddrAny),
+    /// Only the owner of the datagram can send it: it knows more of addresses.
+    ByOwner,
+}
+
+/// What became of a flush.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Flushed<B> {
+    /// Nothing waits any more.
+    Drained,
+    /// The socket takes no more for now.
+    Blocked,
+    /// It is the turn of this one, which its owner must send. Then flush again.
+    ByOwner(B),
 }
 
 #[derive(Debug)]
@@ -146,35 +166,55 @@ impl<B: AsRef<[u8]>> DatagramSocket<B> {
         self.unsent.borrow_mut().push_back(datagram);
     }
 
+    /// Puts back one that its owner could not send for now: it is the first again.
+    pub fn put_back(&self, data: B) {
+        self.count(data.as_ref().len(), usize::wrapping_add);
+        self.unsent.borrow_mut().push_front(Datagram { data, to: Target::ByOwner });
+    }
+
+    /// Looks at the datagrams that wait.
+    pub fn inspect(&self, mut look: impl FnMut(&B)) {
+        if let Ok(unsent) = self.unsent.try_borrow() {
+            unsent.iter().for_each(|datagram| look(&datagram.data));
+        }
+    }
+
     /// Sends what waits, as far as the socket takes it. A datagram that fails is dropped, and its
     /// error returned; those behind it wait for the next flush.
-    pub fn flush(&self, fd: BorrowedFd<'_>) -> Result<Flushed> {
+    pub fn flush(&self, fd: BorrowedFd<'_>) -> Result<Flushed<B>> {
         loop {
             let sent = match self.unsent.borrow().as_slices().0 {
                 [] => return Ok(Flushed::Drained),
+                [Datagram { to: Target::ByOwner, .. }, ..] => None,
                 // To the connected peer one by one: between others, the kernel would lose the
                 // error of one that the peer has refused.
-                [first @ Datagram { to: None, .. }, ..] => {
-                    send(fd, first.data.as_ref(), SEND_FLAGS).map(|_| 1)
+                [first @ Datagram { to: Target::Peer, .. }, ..] => {
+                    Some(send(fd, first.data.as_ref(), SEND_FLAGS).map(|_| 1))
                 }
-                many => send_batch(fd, many),
+                many => Some(send_batch(fd, many)),
             };
             match sent {
-                Ok(count) => self.forget(count),
-                Err(error) if is_retry(error) => return Ok(Flushed::Blocked),
-                Err(error) => {
-                    self.forget(1);
+                Some(Ok(count)) => drop(self.take(count)),
+                Some(Err(error)) if is_retry(error) => return Ok(Flushed::Blocked),
+                Some(Err(error)) => {
+                    drop(self.take(1));
                     return Err(error);
+                }
+                None => {
+                    if let Some(first) = self.take(1).pop() {
+                        return Ok(Flushed::ByOwner(first.data));
+                    }
                 }
             }
         }
     }
 
-    fn forget(&self, count: usize) {
-        let gone: Vec<_> = self.unsent.borrow_mut().drain(..count).collect();
-        for datagram in gone {
+    fn take(&self, count: usize) -> Vec<Datagram<B>> {
+        let taken: Vec<_> = self.unsent.borrow_mut().drain(..count).collect();
+        for datagram in &taken {
             self.count(datagram.data.as_ref().len(), usize::wrapping_sub);
         }
+        taken
     }
 
     fn count(&self, len: usize, change: fn(usize, usize) -> usize) {
@@ -220,8 +260,12 @@ impl<B: AsRef<[u8]>> DatagramSocket<B> {
 
 /// Sends the leading datagrams that have an address, and returns how many went out.
 fn send_batch<B: AsRef<[u8]>>(fd: BorrowedFd<'_>, datagrams: &[Datagram<B>]) -> Result<usize> {
-    let leading =
-        || datagrams.iter().take(MAX_BATCH).map_while(|it| it.to.as_ref().map(|to| (&it.data, to)));
+    let leading = || {
+        datagrams.iter().take(MAX_BATCH).map_while(|datagram| match &datagram.to {
+            Target::Address(to) => Some((&datagram.data, to)),
+            Target::Peer | Target::ByOwner => None,
+        })
+    };
     let slices: Vec<_> = leading().map(|(data, _)| [IoSlice::new(data.as_ref())]).collect();
     let mut controls: Vec<_> = leading().map(|_| SendAncillaryBuffer::default()).collect();
     let mut messages: Vec<_> = leading()
@@ -264,7 +308,7 @@ mod tests {
         let socket = DatagramSocket::new(8);
         for number in 0..100_u8 {
             let to = if number % 3 == 0 { &to_other } else { &to_one };
-            socket.queue(Datagram { data: vec![number; 3], to: Some(to.clone()) });
+            socket.queue(Datagram { data: vec![number; 3], to: Target::Address(to.clone()) });
         }
         assert_eq!(socket.unsent_bytes(), 100 * (3 + 8));
         assert!(!socket.send(from.as_fd(), b"waits its turn", Some(&to_one)).unwrap());
@@ -280,7 +324,7 @@ mod tests {
         let (ours, _theirs) = UnixDatagram::pair().unwrap();
         let socket = DatagramSocket::new(0);
         while socket.send(ours.as_fd(), b"fills it", None).unwrap() {}
-        socket.queue(Datagram { data: b"waits", to: None });
+        socket.queue(Datagram { data: b"waits", to: Target::Peer });
         assert_eq!(socket.flush(ours.as_fd()), Ok(Flushed::Blocked));
     }
 
@@ -295,7 +339,7 @@ mod tests {
             count += 1;
         }
         for number in count..count + 50 {
-            socket.queue(Datagram { data: number.to_ne_bytes().to_vec(), to: None });
+            socket.queue(Datagram { data: number.to_ne_bytes().to_vec(), to: Target::Peer });
         }
         assert_eq!(socket.interest(), Interest::WRITE);
         let mut next = 0;
@@ -315,11 +359,29 @@ mod tests {
         let address = local_address(to.as_fd()).unwrap();
         let socket = DatagramSocket::new(8);
         for data in [vec![1], vec![0; 70_000], vec![2]] {
-            socket.queue(Datagram { data, to: Some(address.clone()) });
+            socket.queue(Datagram { data, to: Target::Address(address.clone()) });
         }
         assert_eq!(socket.flush(from.as_fd()), Err(Error::MSGSIZE));
         assert_eq!(socket.flush(from.as_fd()), Ok(Flushed::Drained));
         assert_eq!(received(&to), [vec![1], vec![2]]);
+    }
+
+    #[test]
+    fn what_only_its_owner_can_send_waits_for_its_turn() {
+        let (from, to) = (udp(), udp());
+        let address = local_address(to.as_fd()).unwrap();
+        let socket = DatagramSocket::new(8);
+        socket.queue(Datagram { data: vec![1], to: Target::Address(address.clone()) });
+        socket.queue(Datagram { data: vec![2], to: Target::ByOwner });
+        socket.queue(Datagram { data: vec![3], to: Target::Address(address) });
+        assert_eq!(socket.flush(from.as_fd()), Ok(Flushed::ByOwner(vec![2])));
+        assert_eq!(socket.unsent_bytes(), 9);
+        socket.put_back(vec![2]);
+        assert_eq!(socket.unsent_bytes(), 18);
+        assert_eq!(received(&to), [vec![1]]);
+        assert_eq!(socket.flush(from.as_fd()), Ok(Flushed::ByOwner(vec![2])));
+        assert_eq!(socket.flush(from.as_fd()), Ok(Flushed::Drained));
+        assert_eq!(received(&to), [vec![3]]);
     }
 
     #[test]
@@ -333,7 +395,7 @@ mod tests {
         let socket = DatagramSocket::new(8);
         assert_eq!(socket.send(from.as_fd(), b"refused", None), Ok(true));
         for _ in 0..3 {
-            socket.queue(Datagram { data: vec![0], to: None });
+            socket.queue(Datagram { data: vec![0], to: Target::Peer });
         }
         let mut refusals = 0;
         while socket.flush(from.as_fd()) == Err(Error::CONNREFUSED) {
@@ -349,7 +411,7 @@ mod tests {
         let address = local_address(to.as_fd()).unwrap();
         let socket = DatagramSocket::new(8);
         socket.start_reading();
-        socket.queue(Datagram { data: vec![1], to: Some(address.clone()) });
+        socket.queue(Datagram { data: vec![1], to: Target::Address(address.clone()) });
         assert_eq!(socket.close(), Closed::Flushing);
         assert_eq!(socket.close(), Closed::Already);
         assert_eq!(socket.interest(), Interest::WRITE);
@@ -357,7 +419,7 @@ mod tests {
         assert!(socket.finish_closing());
         assert!(!socket.finish_closing());
         let other = DatagramSocket::new(8);
-        other.queue(Datagram { data: vec![2], to: Some(address) });
+        other.queue(Datagram { data: vec![2], to: Target::Address(address) });
         assert!(other.abort());
         assert!(!other.abort());
         assert_eq!((other.unsent_bytes(), other.interest()), (0, Interest::NONE));

@@ -249,6 +249,13 @@ impl DatagramTransport {
                 visit.call(from)?;
             }
         }
+        let mut result = Ok(());
+        inner.socket.inspect(|datagram| {
+            if result.is_ok() {
+                result = visit.call(&datagram.to);
+            }
+        });
+        result?;
         if let Ok(last) = inner.last_address.try_borrow()
             && let Some((_, python)) = &*last
         {
