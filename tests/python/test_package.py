@@ -198,3 +198,39 @@ def test_public_methods_have_asyncios_parameters(name):
         assert [parameter[0] for parameter in actual] == ["coro", "kwargs"]
         return
     assert actual == expected
+
+
+STREAM_BASES = (asyncio.selector_events._SelectorSocketTransport, asyncio.Transport)
+DATAGRAM_BASES = (asyncio.selector_events._SelectorDatagramTransport, asyncio.DatagramTransport)
+TRANSPORT_METHODS = [
+    (native, base, name)
+    for native, bases in [("StreamTransport", STREAM_BASES), ("DatagramTransport", DATAGRAM_BASES)]
+    for base in bases
+    for name in dir(base)
+    if not name.startswith("_") and callable(getattr(base, name))
+]
+
+
+@pytest.mark.parametrize(("native", "base", "name"), TRANSPORT_METHODS)
+def test_public_methods_of_transports_take_what_asyncios_take(native, base, name):
+    """The same positions, names that work as keywords, and as many that may be left out."""
+    expected = inspect.signature(getattr(base, name))
+    actual = inspect.signature(getattr(getattr(velodrome._native, native), name))
+    _, *wanted = expected.parameters.values()
+    _, *given = actual.parameters.values()
+    assert len(given) == len(wanted)
+    for ours, theirs in zip(given, wanted, strict=True):
+        assert (ours.default is ours.empty) == (theirs.default is theirs.empty), theirs
+        # A name that starts with an underscore, or "/", says that only the position counts.
+        assert ours.name.lstrip("_") == theirs.name or ours.kind is ours.POSITIONAL_ONLY, theirs
+
+
+def test_server_is_asyncios():
+    """There is nothing to compare: a server of velodrome is asyncio's own."""
+
+    async def main():
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+        async with server:
+            return type(server)
+
+    assert velodrome.run(main()) is asyncio.Server
