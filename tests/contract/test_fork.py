@@ -1,6 +1,11 @@
 """os.fork: the child starts afresh, and the parent does not notice."""
 
-from support import run_child
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from support import child_environment, run_child
 
 PROLOGUE = """
     import asyncio, os, signal, sys, warnings
@@ -175,3 +180,43 @@ def test_a_multiprocessing_child_runs_a_loop(loop_name):
         print(runner.run(main()))
     """
     assert run(loop_name, code) == ["echoed"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_processes_of_a_pool_run_loops_while_their_parent_runs_its_own(loop_name, tmp_path, method):
+    # A file, because what is spawned imports the main module.
+    script = tmp_path / "pool.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            import asyncio, concurrent.futures, multiprocessing, os
+            from support import loop_factory
+
+            new_event_loop = loop_factory({loop_name!r})
+
+            async def double(number):
+                await asyncio.sleep(0.001)
+                return 2 * number, os.getpid()
+
+            def work(number):
+                asyncio._set_running_loop(None)  # up to 3.11 a forked child believes to run its parent's
+                with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                    return runner.run(double(number))
+
+            async def main():
+                loop = asyncio.get_running_loop()
+                context = multiprocessing.get_context({method!r})
+                with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+                    results = await asyncio.gather(*(loop.run_in_executor(pool, work, number) for number in range(8)))
+                assert [doubled for doubled, _ in results] == [2 * number for number in range(8)]
+                assert os.getpid() not in {{pid for _, pid in results}}
+                print("done")
+
+            if __name__ == "__main__":
+                with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                    runner.run(main())
+            """)
+    )
+    child = subprocess.run(
+        [sys.executable, str(script)], env=child_environment(), capture_output=True, text=True, timeout=60
+    )
+    assert (child.stdout, child.returncode) == ("done\n", 0), child.stderr

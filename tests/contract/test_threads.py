@@ -231,6 +231,37 @@ def test_loops_in_several_threads_are_each_the_current_one_of_theirs(new_loop):
             loop.close()
 
 
+def test_fifty_threads_make_run_and_close_loops_at_once(new_loop):
+    results = []
+
+    async def echo(number):
+        async def serve(reader, writer):
+            writer.write(await reader.readline())
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"%d\n" % number)
+            await asyncio.sleep(0.001)
+            answer = await reader.read()
+            writer.close()
+        return int(answer)
+
+    def work(number):
+        for _ in range(3):
+            loop = new_loop()
+            try:
+                results.append(loop.run_until_complete(echo(number)))
+            finally:
+                loop.close()
+
+    threads = in_threads(50, work)
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == sorted([*range(50)] * 3)
+
+
 def test_loops_in_several_threads_call_each_other(new_loop):
     loops = [new_loop() for _ in range(3)]
     running = [LoopThread(loop) for loop in loops]
