@@ -31,6 +31,7 @@ from support import start_child, wait_until_idle
 HEADER = 8 if sys.version_info >= (3, 13) else 0
 LARGEST = 65507  # what an IPv4 packet holds
 LOCAL = ("127.0.0.1", 0)
+PACKETS = pytest.mark.skipif(sys.version_info < (3, 13), reason="packet sockets are taken from 3.13 on")
 # Abstract names belong to the whole machine: several runs of these tests must not meet.
 ABSTRACT = f"\0velodrome-datagrams-{os.getpid()}"
 
@@ -290,6 +291,7 @@ async def test_a_pair_receives_datagrams_without_address(endpoint, datagram_pair
     assert protocol.datagrams == [(data, None) for data in numbered(8)]
 
 
+@PACKETS
 async def test_a_packet_socket_receives_one_packet_a_call(endpoint):
     ours, peer = socket.socketpair(type=socket.SOCK_SEQPACKET)
     with peer:
@@ -1192,7 +1194,7 @@ PAUSED = """
 """
 
 
-@pytest.mark.parametrize("kind", ["refused", "hung_up"])
+@pytest.mark.parametrize("kind", ["refused", pytest.param("hung_up", marks=PACKETS)])
 def test_an_error_of_a_paused_transport_does_not_keep_the_loop_busy(loop_name, kind):
     with start_child(loop_name, PAUSED, kind) as child:
         try:
