@@ -402,6 +402,32 @@ async def test_an_end_with_data_still_unread_gives_the_data_first(loop, stream):
     assert await protocol.received(6) == b"unread"
 
 
+async def test_a_finalizer_may_ask_the_transport_that_is_answering(loop, stream):
+    """Up to Python 3.11 any allocation may run the garbage collector, and so what belongs to somebody else."""
+    answers = []
+
+    class Garbage:
+        def __init__(self, transport):
+            self.transport = transport
+            self.itself = self
+
+        def __del__(self):
+            answers.append(self.transport.get_extra_info("peername"))
+
+    thresholds = gc.get_threshold()
+    for allocations in range(1, 15):
+        transport, _, _ = await stream(Recorder())
+        gc.collect()
+        Garbage(transport)
+        try:
+            gc.set_threshold(allocations)
+            transport.get_extra_info("sockname")
+        finally:
+            gc.set_threshold(*thresholds)
+    gc.collect()
+    assert len(answers) == 14
+
+
 # --- factories ------------------------------------------------------------------------------------
 
 

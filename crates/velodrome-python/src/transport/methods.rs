@@ -211,10 +211,9 @@ impl StreamTransport {
             "sockname" | "peername" => Self::address(slf, known)?,
             _ => return Ok(default.unwrap_or_else(|| py.None())),
         };
-        let extra = {
-            let mut extra = slf.get().inner(py).base.extra.borrow_mut();
-            extra.get_or_insert_with(|| PyDict::new(py).unbind()).clone_ref(py)
-        };
+        // Made before anything is borrowed: up to Python 3.11 an allocation may run finalizers.
+        let empty = PyDict::new(py).unbind();
+        let extra = slf.get().inner(py).base.extra.borrow_mut().get_or_insert(empty).clone_ref(py);
         extra.bind(py).set_item(name, &value)?;
         Ok(value)
     }
