@@ -2484,6 +2484,43 @@ def test_an_interrupt_in_error_received_leaves_the_loop(loop, endpoint, nobody, 
     assert not transport.is_closing()
 
 
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_pause_writing_is_raised_by_sendto(loop, blocked, exception):
+    class Protocol(Datagrams):
+        def pause_writing(self):
+            super().pause_writing()
+            if self.calls.count("pause_writing") == 1:
+                raise exception
+
+    def prepare(transport):
+        transport.set_write_buffer_limits(high=2 * SIZE)
+
+    it = loop.run_until_complete(blocked(Protocol, prepare))
+    with pytest.raises(exception):
+        it.send(2)
+    assert loop.run_until_complete(drained(loop, it.peer, len(it.sent))) == it.sent
+    loop.run_until_complete(it.protocol.called("resume_writing"))
+    assert it.protocol.calls == ["pause_writing", "resume_writing"]
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_resume_writing_leaves_the_loop_and_a_closing_transport_ends(loop, blocked, exception):
+    class Protocol(Datagrams):
+        def resume_writing(self):
+            super().resume_writing()
+            raise exception
+
+    it = loop.run_until_complete(blocked(Protocol))
+    it.transport.set_write_buffer_limits(high=0)
+    it.transport.close()
+    received = [it.peer.recv(SIZE) for _ in it.sent[1:]]
+    with pytest.raises(exception):
+        loop.run_forever()
+    assert received + [it.peer.recv(SIZE)] == it.sent
+    assert loop.run_until_complete(it.protocol.lost) is None
+    assert it.protocol.calls == ["pause_writing", "resume_writing", "connection_lost"]
+
+
 # --- what a transport is and knows ----------------------------------------------------------------
 
 

@@ -1,49 +1,8 @@
-"""Datagrams, pipes and files: one look at each, on this loop."""
+"""Pipes and files: one look at each, on this loop."""
 
-import asyncio
 import os
-import socket
 
 from checker import Recorder, receive_all, receive_exactly
-
-
-class Datagrams(asyncio.DatagramProtocol):
-    def __init__(self):
-        self.received = asyncio.Queue()
-        self.lost = asyncio.get_running_loop().create_future()
-
-    def datagram_received(self, data, address):
-        self.received.put_nowait((data, address))
-
-    def error_received(self, exc):
-        self.received.put_nowait(exc)
-
-    def connection_lost(self, exc):
-        self.lost.set_result(exc)
-
-
-async def test_datagrams_go_both_ways(loop):
-    one, first = await loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0))
-    two, second = await loop.create_datagram_endpoint(Datagrams, remote_addr=one.get_extra_info("sockname"))
-    two.sendto(b"question")
-    data, address = await first.received.get()
-    assert (data, address) == (b"question", two.get_extra_info("sockname"))
-    one.sendto(b"answer", address)
-    assert await second.received.get() == (b"answer", one.get_extra_info("sockname"))
-    for transport, protocol in ((one, first), (two, second)):
-        transport.close()
-        assert await protocol.lost is None
-
-
-async def test_a_datagram_to_nobody_is_an_error(loop):
-    with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        address = sock.getsockname()
-    transport, protocol = await loop.create_datagram_endpoint(Datagrams, remote_addr=address)
-    transport.sendto(b"x")
-    assert isinstance(await protocol.received.get(), ConnectionRefusedError)
-    transport.abort()
-    await protocol.lost
 
 
 async def test_a_pipe_is_read(loop):
