@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# conformance.sh - CPython's own test_asyncio on velodrome and on stock asyncio, on each interpreter,
+# side by side: writes docs/conformance.md.
+#
+#   conformance.sh PYTHON...    as python.sh takes them
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+logs=target/conformance
+rm -rf "$logs"; mkdir -p "$logs"
+failed=
+for wanted; do
+    python=$(PYTHON=$wanted tools/build.sh)
+    for loop in velodrome asyncio; do
+        printf '\n== %s: %s\n' "$wanted" "$loop"
+        "$python" tests/cpython/run.py --loop "$loop" | tee "$logs/$wanted.$loop" || failed+=" $wanted/$loop"
+    done
+done
+"$python" tools/conformance.py "$logs" >docs/conformance.md
+echo "wrote docs/conformance.md"
+[ -z "$failed" ] || echo "tests failed:$failed" >&2
