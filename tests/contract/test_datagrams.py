@@ -700,6 +700,16 @@ async def test_a_socket_has_one_transport_only(loop, endpoint, sockets):
         loop.remove_writer(sock)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="since 3.12")
+async def test_a_second_endpoint_over_the_same_socket_is_refused(endpoint, sockets):
+    sock, peer = sockets(), sockets()
+    _, protocol = await endpoint(sock=sock)
+    with pytest.raises(RuntimeError, match="is used by transport"):
+        await endpoint(sock=sock)
+    peer.sendto(b"x", sock.getsockname())
+    assert await protocol.received() == [b"x"]
+
+
 async def test_a_cancelled_creation_ends_the_connection(loop):
     protocol = Datagrams()
     creating = loop.create_task(loop.create_datagram_endpoint(lambda: protocol, local_addr=LOCAL))
