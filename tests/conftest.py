@@ -5,6 +5,7 @@ others on velodrome. `--loop NAME` (again for more), or VELODROME_TEST_LOOPS=NAM
 """
 
 import os
+import signal
 
 import pytest
 from support import loop_factory
@@ -17,6 +18,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell ignores SIGINT for what it runs in the background; many tests are about what it does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "differs(reason, when=True): asyncio itself does not keep this promise (listed in docs/differences.md)"
     )
