@@ -19,7 +19,7 @@ use pyo3::{
     exceptions::PyRuntimeError,
     ffi, intern,
     prelude::*,
-    types::{PyDict, PyTuple, PyType},
+    types::{PyDict, PyString, PyTuple, PyType},
 };
 use velodrome::{EventLoop, Interest, datagram::ReceiveBatch};
 
@@ -186,7 +186,7 @@ impl Loop {
         let (tuple, keywords) = arguments.to_call()?;
         let mut all = vec![slf.clone().into_any()];
         all.extend(tuple.iter());
-        let method = imports(py)?.base_event_loop.bind(py).getattr(name)?;
+        let method = imports(py)?.base_event_loop.bind(py).getattr(PyString::intern(py, name))?;
         method.call(PyTuple::new(py, all)?, keywords.as_ref()).map(Bound::unbind)
     }
 }
@@ -278,7 +278,8 @@ impl Loop {
         let state = slf.get().state(py);
         state.has_wakeup_fd.set(false);
         let users = state.user_wakeup_fd.replace(-1);
-        let keep_ours = users == -1 && slf.call_method0("_has_signal_handlers")?.is_truthy()?;
+        let keep_ours =
+            users == -1 && slf.call_method0(intern!(py, "_has_signal_handlers"))?.is_truthy()?;
         // The user may have closed it meanwhile: then nothing is put back.
         let present: c_int = set_wakeup_fd
             .call1((if keep_ours { ours } else { users },))

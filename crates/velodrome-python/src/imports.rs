@@ -3,7 +3,7 @@
 use pyo3::{
     prelude::*,
     sync::PyOnceLock,
-    types::{PyDict, PyType},
+    types::{PyDict, PyString, PyType},
 };
 
 use crate::step_lane::StepLane;
@@ -93,5 +93,5 @@ pub fn seam<'py>(
     name: &str,
     arguments: impl pyo3::call::PyCallArgs<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    imports(py)?.seam.bind(py).getattr(name)?.call1(arguments)
+    imports(py)?.seam.bind(py).getattr(PyString::intern(py, name))?.call1(arguments)
 }

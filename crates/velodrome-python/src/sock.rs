@@ -239,7 +239,8 @@ impl SockWaiters {
         read: bool,
     ) -> PyResult<Bound<'py, Handle>> {
         let py = slf.py();
-        let serve = slf.getattr(if read { "serve_readers" } else { "serve_writers" })?;
+        let name = if read { intern!(py, "serve_readers") } else { intern!(py, "serve_writers") };
+        let serve = slf.getattr(name)?;
         let call = Call {
             callback: serve.unbind(),
             arguments: Held::None,

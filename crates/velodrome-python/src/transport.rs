@@ -651,10 +651,10 @@ impl StreamTransport {
 /// The buffer of what `write` was given, with asyncio's TypeError for anything else.
 pub fn readable_view(data: &Bound<'_, PyAny>) -> PyResult<View> {
     if let Ok(memory) = data.cast::<PyMemoryView>() {
-        if memory.getattr("c_contiguous")?.is_truthy()? {
+        if memory.getattr(intern!(data.py(), "c_contiguous"))?.is_truthy()? {
             return View::readable(data);
         }
-        return View::readable(&memory.call_method0("tobytes")?);
+        return View::readable(&memory.call_method0(intern!(data.py(), "tobytes"))?);
     }
     if data.is_instance_of::<PyBytes>() || data.is_instance_of::<PyByteArray>() {
         return View::readable(data);

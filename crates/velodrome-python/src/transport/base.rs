@@ -272,7 +272,11 @@ pub fn extra_of_socket<'py>(
         Some(extra) => extra.bind(py).copy()?,
         None => PyDict::new(py),
     };
-    for (key, method) in [("sockname", "getsockname"), ("peername", "getpeername")] {
+    let known = [
+        (intern!(py, "sockname"), intern!(py, "getsockname")),
+        (intern!(py, "peername"), intern!(py, "getpeername")),
+    ];
+    for (key, method) in known {
         if key == "sockname" || !extra.contains(key)? {
             let address = match socket.call_method0(method) {
                 Ok(address) => address,

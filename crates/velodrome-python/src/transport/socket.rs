@@ -102,8 +102,8 @@ impl StreamTransport {
         let py = slf.py();
         let inner = slf.get().inner(py);
         let (address, method) = match which {
-            "sockname" => (&inner.local_address, "getsockname"),
-            _ => (&inner.peer_address, "getpeername"),
+            "sockname" => (&inner.local_address, intern!(py, "getsockname")),
+            _ => (&inner.peer_address, intern!(py, "getpeername")),
         };
         let Some(address) = address else {
             // An unnamed Unix socket has no address to speak of.
