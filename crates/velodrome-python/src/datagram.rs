@@ -23,8 +23,8 @@ use velodrome::{
     Error, Interest, Readiness,
     datagram::{Datagram, DatagramSocket, Flushed, ReceiveBatch, Target},
     error::is_retry,
+    life::{Closed, Phase},
     net::{AddressFamily, RecvFlags, SocketAddrAny, recvfrom, socket_family},
-    stream::{Closed, Phase},
 };
 
 pub use methods::METHODS;

@@ -24,8 +24,9 @@ use pyo3::{
 use velodrome::{
     Error, Interest, Readiness,
     error::is_retry,
+    life::{Closed, Phase},
     net::{SocketAddrAny, local_address, set_nodelay},
-    stream::{Closed, Flushed, Joining, Phase, Stream, Written},
+    stream::{Flushed, Joining, Stream, Written},
 };
 
 use base::{BaseTransport, Connection, clone_of, extra_of_socket, warn_unclosed};

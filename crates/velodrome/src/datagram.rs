@@ -19,9 +19,10 @@ use rustix::net::{MMsgHdr, SendAncillaryBuffer, send, sendmmsg, sendto};
 use crate::{
     Result,
     error::is_retry,
+    life::{Closed, Life, Phase},
     net::{SEND_FLAGS, SocketAddrAny},
     poller::Interest,
-    stream::{Closed, FlowControl, Phase},
+    stream::FlowControl,
 };
 
 /// At most so many go out with one system call.
@@ -57,7 +58,7 @@ pub enum Flushed<B> {
 
 #[derive(Debug)]
 pub struct DatagramSocket<B> {
-    phase: Cell<Phase>,
+    life: Life,
     /// The protocol knows the connection.
     started: Cell<bool>,
     paused: Cell<bool>,
@@ -72,7 +73,7 @@ impl<B: AsRef<[u8]>> DatagramSocket<B> {
     /// A socket that does not receive before [`DatagramSocket::start_reading`].
     pub fn new(header_bytes: usize) -> Self {
         DatagramSocket {
-            phase: Cell::new(Phase::Open),
+            life: Life::new(),
             started: Cell::new(false),
             paused: Cell::new(false),
             unsent: RefCell::default(),
@@ -83,11 +84,11 @@ impl<B: AsRef<[u8]>> DatagramSocket<B> {
     }
 
     pub fn phase(&self) -> Phase {
-        self.phase.get()
+        self.life.phase()
     }
 
     pub fn is_closing(&self) -> bool {
-        self.phase.get() != Phase::Open
+        self.life.is_closing()
     }
 
     /// What the poller should watch the descriptor for.
@@ -96,7 +97,7 @@ impl<B: AsRef<[u8]>> DatagramSocket<B> {
         if self.wants_datagrams() {
             interest |= Interest::READ;
         }
-        if self.phase.get() != Phase::Lost && self.has_unsent() {
+        if self.phase() != Phase::Lost && self.has_unsent() {
             interest |= Interest::WRITE;
         }
         interest
@@ -225,30 +226,17 @@ impl<B: AsRef<[u8]>> DatagramSocket<B> {
 
     /// No more is received; what waits is sent, then the socket is done.
     pub fn close(&self) -> Closed {
-        if self.is_closing() {
-            return Closed::Already;
-        }
-        if self.has_unsent() {
-            self.phase.set(Phase::Closing);
-            Closed::Flushing
-        } else {
-            self.phase.set(Phase::Lost);
-            Closed::Lost
-        }
+        self.life.close(self.has_unsent())
     }
 
     /// After a flush that drained: true if the socket was closing, and so is done now.
     pub fn finish_closing(&self) -> bool {
-        if self.phase.get() != Phase::Closing {
-            return false;
-        }
-        self.phase.set(Phase::Lost);
-        true
+        self.life.finish_closing()
     }
 
     /// Drops what waits and ends the socket. False if it had ended before.
     pub fn abort(&self) -> bool {
-        if self.phase.replace(Phase::Lost) == Phase::Lost {
+        if !self.life.end() {
             return false;
         }
         let unsent = self.unsent.take();

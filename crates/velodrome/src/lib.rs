@@ -23,6 +23,7 @@ pub mod datagram;
 pub mod error;
 pub mod event_loop;
 pub mod inbox;
+pub mod life;
 pub mod net;
 pub mod poller;
 pub mod registry;

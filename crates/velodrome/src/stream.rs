@@ -24,17 +24,13 @@ use rustix::{
 };
 pub use write_buffer::WriteBuffer;
 
-use crate::{Result, error::is_retry, net::SEND_FLAGS, poller::Interest};
-
-/// How far the life of a stream has come. It never goes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    Open,
-    /// `close` was called; what is buffered is still being written.
-    Closing,
-    /// The end is decided: `connection_lost` is due or was called. No more I/O.
-    Lost,
-}
+use crate::{
+    Result,
+    error::is_retry,
+    life::{Closed, Life, Phase},
+    net::SEND_FLAGS,
+    poller::Interest,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
@@ -77,20 +73,9 @@ pub enum Flushed {
     Blocked,
 }
 
-/// What `close` leaves to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// It was closed before.
-    Already,
-    /// The buffer is still being written; watch the socket.
-    Flushing,
-    /// `connection_lost` is due.
-    Lost,
-}
-
 #[derive(Debug)]
 pub struct Stream<B> {
-    phase: Cell<Phase>,
+    life: Life,
     reading: Cell<Reading>,
     write_end: Cell<WriteEnd>,
     buffer: RefCell<WriteBuffer<B>>,
@@ -104,7 +89,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
     /// A stream that does not read before [`Stream::start_reading`].
     pub fn new(join_writes: bool) -> Self {
         Stream {
-            phase: Cell::new(Phase::Open),
+            life: Life::new(),
             reading: Cell::new(Reading::NotStarted { paused: false }),
             write_end: Cell::new(WriteEnd::Open),
             buffer: RefCell::default(),
@@ -116,11 +101,11 @@ impl<B: AsRef<[u8]>> Stream<B> {
 
     #[inline]
     pub fn phase(&self) -> Phase {
-        self.phase.get()
+        self.life.phase()
     }
 
     pub fn is_closing(&self) -> bool {
-        self.phase.get() != Phase::Open
+        self.life.is_closing()
     }
 
     /// What the poller should watch the descriptor for.
@@ -129,7 +114,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
         if self.wants_data() {
             interest |= Interest::READ;
         }
-        if self.phase.get() != Phase::Lost && !self.deferred.get() && self.has_unsent() {
+        if self.phase() != Phase::Lost && !self.deferred.get() && self.has_unsent() {
             interest |= Interest::WRITE;
         }
         interest
@@ -140,7 +125,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
     /// Whether data may be delivered now.
     #[inline]
     pub fn wants_data(&self) -> bool {
-        self.phase.get() == Phase::Open && self.reading.get() == Reading::Active
+        self.phase() == Phase::Open && self.reading.get() == Reading::Active
     }
 
     /// The protocol knows the connection: deliver, unless it paused meanwhile.
@@ -152,7 +137,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
 
     /// Whether `is_reading` holds for a user: open and not paused.
     pub fn is_reading(&self) -> bool {
-        self.phase.get() == Phase::Open && !self.is_paused()
+        self.phase() == Phase::Open && !self.is_paused()
     }
 
     /// Whether a user paused reading.
@@ -175,7 +160,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
 
     /// False if it is closing or not paused.
     pub fn resume_reading(&self) -> bool {
-        if self.phase.get() != Phase::Open {
+        if self.phase() != Phase::Open {
             return false;
         }
         match self.reading.get() {
@@ -280,7 +265,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
 
     /// Shuts our direction down if it is marked ended and everything is written.
     pub fn shut_down_if_ended(&self, fd: BorrowedFd<'_>) -> Result<()> {
-        if self.has_write_eof() && !self.has_unsent() && self.phase.get() == Phase::Open {
+        if self.has_write_eof() && !self.has_unsent() && self.phase() == Phase::Open {
             shutdown(fd, Shutdown::Write)?;
         }
         Ok(())
@@ -290,33 +275,19 @@ impl<B: AsRef<[u8]>> Stream<B> {
 
     /// No more reads; writes what is buffered, then the connection is lost.
     pub fn close(&self) -> Closed {
-        if self.is_closing() {
-            return Closed::Already;
-        }
-        if self.has_unsent() {
-            self.phase.set(Phase::Closing);
-            Closed::Flushing
-        } else {
-            self.phase.set(Phase::Lost);
-            Closed::Lost
-        }
+        self.life.close(self.has_unsent())
     }
 
     /// After a flush that drained: true if the stream was closing, and so is lost now.
     pub fn finish_closing(&self) -> bool {
-        if self.phase.get() != Phase::Closing {
-            return false;
-        }
-        self.phase.set(Phase::Lost);
-        true
+        self.life.finish_closing()
     }
 
     /// Drops what is unsent and ends the stream. False if it had ended before.
     pub fn abort(&self) -> bool {
-        if self.phase.get() == Phase::Lost {
+        if !self.life.end() {
             return false;
         }
-        self.phase.set(Phase::Lost);
         self.deferred.set(false);
         let unsent = self.buffer.take();
         drop(unsent);

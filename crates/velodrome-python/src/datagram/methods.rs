@@ -9,7 +9,7 @@ use pyo3::{
     prelude::*,
     types::{PyByteArray, PyBytes, PyMemoryView},
 };
-use velodrome::stream::Phase;
+use velodrome::life::Phase;
 
 use super::{DatagramTransport, has_empty_datagrams};
 use crate::{

@@ -9,7 +9,7 @@ use pyo3::{
     prelude::*,
     types::{PyBytes, PyDict},
 };
-use velodrome::stream::Phase;
+use velodrome::life::Phase;
 
 use super::{
     StreamTransport,
