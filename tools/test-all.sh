@@ -31,9 +31,10 @@ for wanted; do
     goal=test-python
 done
 
-# The closing lines of cargo test, of pytest, of unittest, and of runners that end with plain counts.
+# The closing lines of cargo test, of pytest, of unittest, and of runners that end with plain counts;
+# before them, what pytest says of each test that failed.
 closing='^(test result: .*|=+ .*[0-9]+ (passed|failed|errors?|skipped).* in [0-9].*=+'
-closing+='|Ran [0-9]+ tests? in .*|([A-Za-z-]+: )?[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?|(FAILED|NOT TESTED): .*)$'
+closing+='|(FAILED|ERROR) [^ ]+::.*|Ran [0-9]+ tests? in .*|([A-Za-z-]+: )?[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?|(FAILED|NOT TESTED): .*)$'
 printf '\n== summary\n'
 for tag in $tags; do
     printf '\n-- Python %s\n' "$tag"
