@@ -20,7 +20,7 @@ use pyo3::{
     types::PyBytes,
 };
 use velodrome::{
-    Error, Interest, Readiness,
+    Error, Readiness,
     datagram::{Datagram, DatagramSocket, Flushed, ReceiveBatch, Target},
     error::is_retry,
     life::{Closed, Phase},
@@ -37,9 +37,7 @@ use crate::{
     error::os_error,
     event_loop::Loop,
     gil::GilBound,
-    imports::seam,
     transport::{
-        WRITES_AFTER_LOSS_BEFORE_LOG,
         base::{BaseTransport, Connection, clone_of, extra_of_socket, warn_unclosed},
         readable_view,
         socket::{close_held, hold_open},
@@ -103,7 +101,6 @@ struct Inner {
     batch: Cell<usize>,
     /// The last address seen, as the kernel and as Python has it: often it is the next one, too.
     last_address: RefCell<Option<(SocketAddrAny, Py<PyAny>)>>,
-    writes_after_loss: Cell<u32>,
 }
 
 #[pyclass(frozen, weakref, dict, module = "velodrome")]
@@ -158,7 +155,6 @@ impl DatagramTransport {
                 delivered_in: Cell::new(None),
                 batch: Cell::new(1),
                 last_address: RefCell::new(None),
-                writes_after_loss: Cell::new(0),
             })),
         )?;
         let source = Source::Datagrams(transport.clone().unbind());
@@ -374,14 +370,14 @@ impl DatagramTransport {
                     return Err(PyValueError::new_err(message));
                 }
                 if inner.socket.phase() == Phase::Lost {
-                    return Self::sent_after_loss(slf);
+                    return inner.base.wrote_after_loss(py);
                 }
                 Some(address)
             }
             None => to,
         };
         if inner.base.fd.get() < 0 {
-            return Self::sent_after_loss(slf);
+            return inner.base.wrote_after_loss(py);
         }
         let target = match (inner.peer, to) {
             (Peer::Named, _) | (Peer::Unnamed, None) => Target::Peer,
@@ -463,15 +459,8 @@ impl DatagramTransport {
     }
 
     fn pause_protocol_if_full(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        if !inner.socket.flow.should_pause(inner.socket.unsent_bytes()) {
-            return Ok(());
-        }
-        match inner.base.call_protocol_nested(py, intern!(py, "pause_writing")) {
-            Ok(()) => Ok(()),
-            Err(error) => inner.base.report(slf.as_any(), error, "protocol.pause_writing() failed"),
-        }
+        let Inner { socket, base, .. } = slf.get().inner(slf.py());
+        base.pause_protocol_if_full(slf.as_any(), &socket.flow, socket.unsent_bytes())
     }
 
     /// An error of the network is the protocol's to know, at once; any other ends the transport.
@@ -497,17 +486,6 @@ impl DatagramTransport {
         let error = error.into_value(py);
         let told = base.call_protocol(py, intern!(py, "error_received"), [error.as_ptr()]);
         Self::unless_reported(slf, told, "error_received")
-    }
-
-    #[cold]
-    fn sent_after_loss(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let sent = &slf.get().inner(py).writes_after_loss;
-        sent.set(sent.get() + 1);
-        if sent.get() >= WRITES_AFTER_LOSS_BEFORE_LOG {
-            seam(py, "warn_lost_write", ())?;
-        }
-        Ok(())
     }
 
     /// The socket is writable: sends what waits.
@@ -541,12 +519,7 @@ impl DatagramTransport {
             // What is left, if only the news that nothing is, waits for the next event.
             return Self::flush_failed(slf, error);
         }
-        if socket.flow.should_resume(socket.unsent_bytes())
-            // May send again.
-            && let Err(error) = base.call_protocol_nested(py, intern!(py, "resume_writing"))
-        {
-            base.report(slf.as_any(), error, "protocol.resume_writing() failed")?;
-        }
+        base.resume_protocol_if_low(slf.as_any(), &socket.flow, socket.unsent_bytes())?;
         if socket.has_unsent() || socket.phase() == Phase::Lost {
             return Ok(());
         }
@@ -559,29 +532,21 @@ impl DatagramTransport {
 
     // ---- the poller --------------------------------------------------------------------------
 
-    /// Tells the poller what is wanted, but leaves interest in reading as it is when it is merely
-    /// not needed for now: the next event will tell.
     fn update_interest(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::set_interest(slf, |wanted, present| {
-            if present.contains(Interest::READ) { wanted | Interest::READ } else { wanted }
-        })
+        Self::set_interest(slf, true)
     }
 
     fn update_interest_exactly(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::set_interest(slf, |wanted, _| wanted)
+        Self::set_interest(slf, false)
     }
 
-    fn set_interest(
-        slf: &Bound<'_, Self>,
-        choose: impl FnOnce(Interest, Interest) -> Interest,
-    ) -> PyResult<()> {
+    fn set_interest(slf: &Bound<'_, Self>, keep_reading: bool) -> PyResult<()> {
         let py = slf.py();
         let Inner { socket, base, .. } = slf.get().inner(py);
         if socket.phase() == Phase::Lost {
             return Ok(());
         }
-        let wanted = socket.interest();
-        match base.set_interest(py, |present| choose(wanted, present)) {
+        match base.set_interest(py, socket.interest(), keep_reading) {
             Ok(()) => Ok(()),
             Err(error) => Self::fatal(slf, os_error(error), "Fatal error on datagram transport"),
         }

@@ -22,7 +22,7 @@ use pyo3::{
     types::{PyByteArray, PyBytes, PyMemoryView},
 };
 use velodrome::{
-    Error, Interest, Readiness,
+    Error, Readiness,
     error::is_retry,
     life::{Closed, Phase},
     net::{SocketAddrAny, local_address, set_nodelay},
@@ -39,7 +39,7 @@ use crate::{
     error::os_error,
     event_loop::Loop,
     gil::GilBound,
-    imports::{loaded, seam},
+    imports::loaded,
 };
 
 /// What a transport does when its turn in the ready queue comes.
@@ -70,7 +70,6 @@ struct Inner {
     empty_waiter: RefCell<Option<Py<PyAny>>>,
     local_address: Option<SocketAddrAny>,
     peer_address: Option<SocketAddrAny>,
-    writes_after_loss: Cell<u32>,
     /// Somebody else watches the descriptor for now.
     lent: Cell<bool>,
 }
@@ -91,9 +90,6 @@ impl Inner {
 
 #[pyclass(frozen, weakref, dict, module = "velodrome")]
 pub struct StreamTransport(GilBound<Inner>);
-
-/// Writes to a lost connection are logged from this one on, as asyncio does.
-pub const WRITES_AFTER_LOSS_BEFORE_LOG: u32 = 5;
 
 // ---- making one ------------------------------------------------------------------------------
 
@@ -151,7 +147,6 @@ impl StreamTransport {
                 empty_waiter: RefCell::new(None),
                 local_address,
                 peer_address,
-                writes_after_loss: Cell::new(0),
                 lent: Cell::new(false),
             })),
         )?;
@@ -429,7 +424,7 @@ impl StreamTransport {
             return Ok(());
         }
         if inner.stream.phase() == Phase::Lost {
-            return Self::wrote_after_loss(slf);
+            return inner.base.wrote_after_loss(py);
         }
         let Some(event_loop) = inner.base.event_loop(py) else { return Ok(()) };
         let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
@@ -455,18 +450,6 @@ impl StreamTransport {
                 Self::fatal(slf, os_error(error), "Fatal write error on socket transport")
             }
         }
-    }
-
-    #[cold]
-    fn wrote_after_loss(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        let writes = inner.writes_after_loss.get() + 1;
-        inner.writes_after_loss.set(writes);
-        if writes >= WRITES_AFTER_LOSS_BEFORE_LOG {
-            seam(py, "warn_lost_write", ())?;
-        }
-        Ok(())
     }
 
     /// At the end of a batch, or before something that must not overtake what is held back.
@@ -502,8 +485,8 @@ impl StreamTransport {
     fn drained(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = slf.get().inner(py);
-        // May write again.
-        Self::resume_protocol_if_low(slf)?;
+        let unsent_bytes = inner.stream.unsent_bytes();
+        inner.base.resume_protocol_if_low(slf.as_any(), &inner.stream.flow, unsent_bytes)?;
         if inner.stream.unsent_bytes() > 0 || inner.stream.phase() == Phase::Lost {
             return Ok(());
         }
@@ -532,55 +515,28 @@ impl StreamTransport {
     }
 
     fn pause_protocol_if_full(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let Inner { stream, base, .. } = slf.get().inner(py);
-        if !stream.flow.should_pause(stream.unsent_bytes()) {
-            return Ok(());
-        }
-        match base.call_protocol_nested(py, intern!(py, "pause_writing")) {
-            Ok(()) => Ok(()),
-            Err(error) => Self::report(slf, error, "protocol.pause_writing() failed"),
-        }
-    }
-
-    fn resume_protocol_if_low(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let Inner { stream, base, .. } = slf.get().inner(py);
-        if !stream.flow.should_resume(stream.unsent_bytes()) {
-            return Ok(());
-        }
-        match base.call_protocol_nested(py, intern!(py, "resume_writing")) {
-            Ok(()) => Ok(()),
-            Err(error) => Self::report(slf, error, "protocol.resume_writing() failed"),
-        }
+        let Inner { stream, base, .. } = slf.get().inner(slf.py());
+        base.pause_protocol_if_full(slf.as_any(), &stream.flow, stream.unsent_bytes())
     }
 
     // ---- the poller --------------------------------------------------------------------------
 
-    /// Tells the poller what is wanted. Interest in reading is left as it is when it is merely not
-    /// needed for now: pauses are short, and the next event will tell.
     fn update_interest(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::set_interest(slf, |wanted, present| {
-            if present.contains(Interest::READ) { wanted | Interest::READ } else { wanted }
-        })
+        Self::set_interest(slf, true)
     }
 
     fn update_interest_exactly(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::set_interest(slf, |wanted, _| wanted)
+        Self::set_interest(slf, false)
     }
 
     #[inline]
-    fn set_interest(
-        slf: &Bound<'_, Self>,
-        choose: impl FnOnce(Interest, Interest) -> Interest,
-    ) -> PyResult<()> {
+    fn set_interest(slf: &Bound<'_, Self>, keep_reading: bool) -> PyResult<()> {
         let py = slf.py();
         let inner = slf.get().inner(py);
         if inner.stream.phase() == Phase::Lost || inner.lent.get() {
             return Ok(());
         }
-        let wanted = inner.stream.interest();
-        match inner.base.set_interest(py, |present| choose(wanted, present)) {
+        match inner.base.set_interest(py, inner.stream.interest(), keep_reading) {
             Ok(()) => Ok(()),
             Err(error) => Self::fatal(slf, os_error(error), "Fatal error on socket transport"),
         }

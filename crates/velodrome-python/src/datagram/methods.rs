@@ -1,7 +1,5 @@
 //! asyncio's methods of a datagram transport, each a few lines over what the transport does.
 
-use std::os::fd::RawFd;
-
 use pyo3::{
     PyTraverseError, PyVisit,
     exceptions::{PyNotImplementedError, PyTypeError},
@@ -9,13 +7,11 @@ use pyo3::{
     prelude::*,
     types::{PyByteArray, PyBytes, PyMemoryView},
 };
-use velodrome::life::Phase;
 
 use super::{DatagramTransport, has_empty_datagrams};
 use crate::{
-    event_loop::Loop,
     fast::{Arguments, Method, raw_method},
-    transport::base::{clone_of, visit_cell, write_buffer_limits},
+    transport::base::{clone_of, common_methods, visit_cell, write_buffer_limits},
 };
 
 fn sendto<'py>(
@@ -79,6 +75,8 @@ fn not_implemented<T>() -> PyResult<T> {
     Err(PyNotImplementedError::new_err("a datagram transport has no stream to write to"))
 }
 
+common_methods!(DatagramTransport, socket);
+
 #[pymethods]
 impl DatagramTransport {
     /// Close the transport at once; datagrams that wait are lost.
@@ -90,25 +88,10 @@ impl DatagramTransport {
         Self::force_close(slf, exc)
     }
 
-    #[pyo3(signature = (exc, message = "Fatal error on transport"))]
-    fn _fatal_error(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>, message: &str) -> PyResult<()> {
-        Self::fatal(slf, PyErr::from_value(exc), message)
-    }
-
     /// Close the transport after the datagrams that wait are sent. No more is received, and
     /// `connection_lost(None)` is called later.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::close_now(slf)
-    }
-
-    /// Return True if the transport is closing or closed.
-    pub fn is_closing(&self, py: Python<'_>) -> bool {
-        self.inner(py).socket.is_closing()
-    }
-
-    /// Return True if the transport is open and not paused.
-    fn is_reading(&self, py: Python<'_>) -> bool {
-        self.inner(py).socket.is_reading()
     }
 
     /// Call no more `datagram_received` until `resume_reading()`. Idempotent.
@@ -138,11 +121,6 @@ impl DatagramTransport {
         drop(old);
     }
 
-    /// Return the present protocol; None once the connection is lost.
-    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.inner(py).base.protocol(py)
-    }
-
     /// Set the marks (bytes) at which the protocol is told to pause and to resume writing.
     #[pyo3(signature = (high = None, low = None))]
     fn set_write_buffer_limits(
@@ -153,11 +131,6 @@ impl DatagramTransport {
         let (low, high) = write_buffer_limits(slf.py(), high, low)?;
         slf.get().inner(slf.py()).socket.flow.set_limits(low, high);
         Self::pause_protocol_if_full(slf)
-    }
-
-    /// Return the (low, high) marks in bytes.
-    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
-        self.inner(py).socket.flow.limits()
     }
 
     /// Return how many bytes wait for the socket; each datagram counts 8 more from Python 3.13 on.
@@ -201,40 +174,6 @@ impl DatagramTransport {
     #[getter]
     fn _sock(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         clone_of(py, &self.inner(py).python_socket)
-    }
-
-    #[getter]
-    fn _sock_fd(&self, py: Python<'_>) -> RawFd {
-        self.inner(py).base.fd.get()
-    }
-
-    #[getter]
-    fn _loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
-        self.inner(py).base.event_loop(py)
-    }
-
-    #[getter]
-    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.get_protocol(py)
-    }
-
-    #[getter]
-    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        crate::imports::imports(py)?.seam.bind(py).getattr(intern!(py, "DatagramTransport"))
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> String {
-        let inner = self.inner(py);
-        let state = match inner.socket.phase() {
-            Phase::Open => "open",
-            Phase::Closing => "closing",
-            Phase::Lost if inner.base.fd.get() < 0 => "closed",
-            Phase::Lost => "closing",
-        };
-        let reading = if inner.socket.is_reading() { "reading" } else { "not reading" };
-        let unsent = inner.socket.unsent_bytes();
-        let fd = inner.base.fd.get();
-        format!("<DatagramTransport fd={fd} {state} {reading} unsent={unsent}>")
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

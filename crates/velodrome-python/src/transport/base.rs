@@ -12,7 +12,7 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyString},
 };
-use velodrome::{Error, Interest};
+use velodrome::{Error, Interest, life::Phase, stream::FlowControl};
 
 use crate::{
     call::{call_method, copy_context, in_context},
@@ -46,7 +46,11 @@ pub struct BaseTransport {
     pub lost_because: RefCell<Option<Py<PyAny>>>,
     /// Answers of `get_extra_info` that are Python objects already.
     pub extra: RefCell<Option<Py<PyDict>>>,
+    writes_after_loss: Cell<u32>,
 }
+
+/// Writes to a lost connection are logged from this one on, as asyncio does.
+const WRITES_AFTER_LOSS_BEFORE_LOG: u32 = 5;
 
 pub fn clone_of<T>(py: Python<'_>, cell: &RefCell<Option<Py<T>>>) -> Option<Py<T>> {
     cell.borrow().as_ref().map(|object| object.clone_ref(py))
@@ -70,6 +74,7 @@ impl BaseTransport {
             waiter: RefCell::new(waiter.map(|waiter| waiter.clone_ref(py))),
             lost_because: RefCell::new(None),
             extra: RefCell::new(extra.as_ref().map(|extra| extra.clone_ref(py))),
+            writes_after_loss: Cell::new(0),
         })
     }
 
@@ -172,6 +177,48 @@ impl BaseTransport {
         Ok(because)
     }
 
+    // ---- writing -----------------------------------------------------------------------------
+
+    pub fn pause_protocol_if_full(
+        &self,
+        transport: &Bound<'_, PyAny>,
+        flow: &FlowControl,
+        unsent_bytes: usize,
+    ) -> PyResult<()> {
+        let py = transport.py();
+        if !flow.should_pause(unsent_bytes) {
+            return Ok(());
+        }
+        let told = self.call_protocol_nested(py, intern!(py, "pause_writing"));
+        told.or_else(|error| self.report(transport, error, "protocol.pause_writing() failed"))
+    }
+
+    /// The protocol may write again at once.
+    pub fn resume_protocol_if_low(
+        &self,
+        transport: &Bound<'_, PyAny>,
+        flow: &FlowControl,
+        unsent_bytes: usize,
+    ) -> PyResult<()> {
+        let py = transport.py();
+        if !flow.should_resume(unsent_bytes) {
+            return Ok(());
+        }
+        let told = self.call_protocol_nested(py, intern!(py, "resume_writing"));
+        told.or_else(|error| self.report(transport, error, "protocol.resume_writing() failed"))
+    }
+
+    /// Somebody writes though the end is known.
+    #[cold]
+    pub fn wrote_after_loss(&self, py: Python<'_>) -> PyResult<()> {
+        let writes = self.writes_after_loss.get() + 1;
+        self.writes_after_loss.set(writes);
+        if writes >= WRITES_AFTER_LOSS_BEFORE_LOG {
+            seam(py, "warn_lost_write", ())?;
+        }
+        Ok(())
+    }
+
     // ---- the poller --------------------------------------------------------------------------
 
     /// Makes `source` the one that hears of the descriptor, without any interest yet.
@@ -195,22 +242,24 @@ impl BaseTransport {
         drop(registered);
     }
 
-    /// Tells the poller what to watch for: `choose` is given what it watches for now. Nothing
-    /// happens if the loop is closed.
+    /// Tells the poller what is wanted; nothing happens if the loop is closed.
+    ///
+    /// `keep_reading`: interest in reading that is merely not needed for now is left as it is.
+    /// Pauses are short, and the next event will tell.
     #[inline]
     pub fn set_interest(
         &self,
         py: Python<'_>,
-        choose: impl FnOnce(Interest) -> Interest,
+        mut wanted: Interest,
+        keep_reading: bool,
     ) -> Result<(), Error> {
         let Some(event_loop) = self.event_loop(py) else { return Ok(()) };
-        match event_loop.get().model(py) {
-            Ok(model) => {
-                let (reactor, fd) = (model.reactor(), self.fd.get());
-                reactor.set_interest(fd, choose(reactor.interest(fd)))
-            }
-            Err(_) => Ok(()),
+        let Ok(model) = event_loop.get().model(py) else { return Ok(()) };
+        let (reactor, fd) = (model.reactor(), self.fd.get());
+        if keep_reading && reactor.interest(fd).contains(Interest::READ) {
+            wanted |= Interest::READ;
         }
+        reactor.set_interest(fd, wanted)
     }
 
     /// Queues the transport's last turn. False if the loop was closed beneath it: nobody will
@@ -224,6 +273,18 @@ impl BaseTransport {
         }
         event_loop.get().queue(py, turn);
         true
+    }
+
+    /// What `repr()` says of the transport.
+    pub fn describe(&self, class: &str, phase: Phase, is_reading: bool, unsent: usize) -> String {
+        let fd = self.fd.get();
+        let state = match phase {
+            Phase::Open => "open",
+            Phase::Lost if fd < 0 => "closed",
+            Phase::Closing | Phase::Lost => "closing",
+        };
+        let reading = if is_reading { "reading" } else { "not reading" };
+        format!("<{class} fd={fd} {state} {reading} unsent={unsent}>")
     }
 
     // ---- the end -----------------------------------------------------------------------------
@@ -250,6 +311,72 @@ impl BaseTransport {
         visit_cell(visit, &self.extra)
     }
 }
+
+/// The methods that do the same in every transport: `$socket` is what its `inner` calls its state.
+macro_rules! common_methods {
+    ($transport:ident, $socket:ident) => {
+        #[pymethods]
+        impl $transport {
+            #[pyo3(signature = (exc, message = "Fatal error on transport"))]
+            fn _fatal_error(
+                slf: &Bound<'_, Self>,
+                exc: Bound<'_, PyAny>,
+                message: &str,
+            ) -> PyResult<()> {
+                Self::fatal(slf, PyErr::from_value(exc), message)
+            }
+
+            /// Return True if the transport is closing or closed.
+            pub fn is_closing(&self, py: Python<'_>) -> bool {
+                self.inner(py).$socket.is_closing()
+            }
+
+            /// Return True if the transport is open and not paused.
+            fn is_reading(&self, py: Python<'_>) -> bool {
+                self.inner(py).$socket.is_reading()
+            }
+
+            /// Return the present protocol; None once the connection is lost.
+            fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+                self.inner(py).base.protocol(py)
+            }
+
+            /// Return the (low, high) marks in bytes.
+            fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
+                self.inner(py).$socket.flow.limits()
+            }
+
+            #[getter]
+            fn _sock_fd(&self, py: Python<'_>) -> std::os::fd::RawFd {
+                self.inner(py).base.fd.get()
+            }
+
+            #[getter]
+            fn _loop(&self, py: Python<'_>) -> Option<Py<crate::event_loop::Loop>> {
+                self.inner(py).base.event_loop(py)
+            }
+
+            #[getter]
+            fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+                self.get_protocol(py)
+            }
+
+            #[getter]
+            fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+                let name = pyo3::intern!(py, stringify!($transport));
+                crate::imports::imports(py)?.seam.bind(py).getattr(name)
+            }
+
+            fn __repr__(&self, py: Python<'_>) -> String {
+                let inner = self.inner(py);
+                let socket = &inner.$socket;
+                let (reading, unsent) = (socket.is_reading(), socket.unsent_bytes());
+                inner.base.describe(stringify!($transport), socket.phase(), reading, unsent)
+            }
+        }
+    };
+}
+pub(crate) use common_methods;
 
 /// Visits what is in a cell. One that is being changed is skipped: its object is in use.
 pub fn visit_cell<T>(

@@ -1,7 +1,5 @@
 //! asyncio's methods of a transport, each a few lines over what the transport does.
 
-use std::os::fd::RawFd;
-
 use pyo3::{
     PyTraverseError, PyVisit,
     exceptions::{PyRuntimeError, PyTypeError},
@@ -13,13 +11,13 @@ use velodrome::life::Phase;
 
 use super::{
     StreamTransport,
-    base::{clone_of, visit_cell, write_buffer_limits},
+    base::{clone_of, common_methods, visit_cell, write_buffer_limits},
     protocol_kind, readable_view,
     socket::Socket,
 };
 use crate::{
     buffer::Chunk,
-    event_loop::{Loop, new_future},
+    event_loop::new_future,
     fast::{Arguments, Method, raw_method},
     imports::seam,
 };
@@ -56,6 +54,8 @@ pub const METHODS: &[Method] = &[Method {
            copied. Only from the loop's own thread. Raises RuntimeError after write_eof().",
 }];
 
+common_methods!(StreamTransport, stream);
+
 #[pymethods]
 impl StreamTransport {
     /// Write each element of an iterable of bytes-like objects, joined.
@@ -76,7 +76,7 @@ impl StreamTransport {
             return Ok(());
         }
         if inner.stream.phase() == Phase::Lost {
-            return Self::wrote_after_loss(slf);
+            return inner.base.wrote_after_loss(py);
         }
         let waited = inner.stream.unsent_bytes() > 0 && !inner.stream.is_deferred();
         chunks.into_iter().for_each(|chunk| inner.stream.push(chunk));
@@ -111,25 +111,10 @@ impl StreamTransport {
         Self::force_close(slf, exc)
     }
 
-    #[pyo3(signature = (exc, message = "Fatal error on transport"))]
-    fn _fatal_error(slf: &Bound<'_, Self>, exc: Bound<'_, PyAny>, message: &str) -> PyResult<()> {
-        Self::fatal(slf, PyErr::from_value(exc), message)
-    }
-
     /// Close the transport after what is buffered is written. No more data is received, and
     /// `connection_lost(None)` is called later.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::close_now(slf)
-    }
-
-    /// Return True if the transport is closing or closed.
-    pub fn is_closing(&self, py: Python<'_>) -> bool {
-        self.inner(py).stream.is_closing()
-    }
-
-    /// Return True if the transport is open and not paused.
-    fn is_reading(&self, py: Python<'_>) -> bool {
-        self.inner(py).stream.is_reading()
     }
 
     /// Call no more `data_received` until `resume_reading()`. Idempotent.
@@ -160,11 +145,6 @@ impl StreamTransport {
         Ok(())
     }
 
-    /// Return the present protocol; None once the connection is lost.
-    fn get_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.inner(py).base.protocol(py)
-    }
-
     /// Set the marks (bytes) at which the protocol is told to pause and to resume writing.
     #[pyo3(signature = (high = None, low = None))]
     fn set_write_buffer_limits(
@@ -177,11 +157,6 @@ impl StreamTransport {
         slf.get().inner(py).stream.flow.set_limits(low, high);
         Self::flush_deferred(slf)?;
         Self::pause_protocol_if_full(slf)
-    }
-
-    /// Return the (low, high) marks in bytes.
-    fn get_write_buffer_limits(&self, py: Python<'_>) -> (usize, usize) {
-        self.inner(py).stream.flow.limits()
     }
 
     /// Return how many bytes wait for the socket.
@@ -222,21 +197,6 @@ impl StreamTransport {
     fn _sock(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         Self::flush_deferred(slf)?;
         Self::python_socket(slf)
-    }
-
-    #[getter]
-    fn _sock_fd(&self, py: Python<'_>) -> RawFd {
-        self.inner(py).base.fd.get()
-    }
-
-    #[getter]
-    fn _loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
-        self.inner(py).base.event_loop(py)
-    }
-
-    #[getter]
-    fn _protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.get_protocol(py)
     }
 
     #[getter]
@@ -305,28 +265,6 @@ impl StreamTransport {
 
     fn _reset_empty_waiter(&self, py: Python<'_>) {
         drop(self.inner(py).empty_waiter.take());
-    }
-
-    #[getter]
-    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        crate::imports::imports(py)?.seam.bind(py).getattr(intern!(py, "StreamTransport"))
-    }
-
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        let state = match inner.stream.phase() {
-            Phase::Open => "open",
-            Phase::Closing => "closing",
-            Phase::Lost if inner.base.fd.get() < 0 => "closed",
-            Phase::Lost => "closing",
-        };
-        let reading = if inner.stream.is_reading() { "reading" } else { "not reading" };
-        let unsent = inner.stream.unsent_bytes();
-        Ok(format!(
-            "<StreamTransport fd={} {state} {reading} unsent={unsent}>",
-            inner.base.fd.get()
-        ))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
