@@ -253,7 +253,12 @@ impl DatagramTransport {
             // more.
             return Ok(());
         }
-        match Self::receive(inner, event_loop.bind(py))? {
+        let received = Self::receive(inner, event_loop.bind(py));
+        if received.is_err() {
+            // Those that were received before are not to be forgotten.
+            Self::queue_next(slf);
+        }
+        match received? {
             Ok(()) => Self::deliver(slf),
             Err(error) if is_retry(error) => Ok(()),
             Err(error) => {
