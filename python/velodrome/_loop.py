@@ -10,6 +10,7 @@ import asyncio
 import asyncio.base_events
 import asyncio.constants
 import asyncio.sslproto
+import contextlib
 import functools
 import inspect
 import os
@@ -17,6 +18,8 @@ import selectors
 import socket
 import warnings
 import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from . import _names, _native, _signals, _sockets, _subprocess
 
@@ -48,6 +51,14 @@ class _RegistryView:
         pass
 
 
+_Method = TypeVar("_Method")
+
+
+def _declared_as(method: _Method) -> Callable[[Any], _Method]:
+    """Show what a method of asyncio's takes, and its documentation."""
+    return functools.wraps(method)  # type: ignore[arg-type,return-value]
+
+
 def _with_mode(method):
     """Show the parameters that asyncio's method has in the running Python, and `mode`."""
     signature = inspect.signature(_AsyncioLoop.create_unix_server)
@@ -55,6 +66,16 @@ def _with_mode(method):
     parameters = signature.parameters | {"mode": mode}
     method.__signature__ = signature.replace(parameters=list(parameters.values()))
     return method
+
+
+@contextlib.contextmanager
+def _closed_unless_done(server):
+    """Close a server that its caller will not get, as the start fails or is cancelled."""
+    try:
+        yield
+    except BaseException:
+        server.close()
+        raise
 
 
 class Loop(  # type: ignore[misc]
@@ -144,32 +165,42 @@ class Loop(  # type: ignore[misc]
 
     # ---- serving ---------------------------------------------------------------------------
 
+    @_declared_as(_AsyncioLoop.create_server)
+    async def create_server(
+        self, protocol_factory, host=None, port=None, *, start_serving=True, **options
+    ):
+        server = await super().create_server(
+            protocol_factory, host, port, start_serving=False, **options
+        )
+        with _closed_unless_done(server):
+            if start_serving:
+                await server.start_serving()
+        return server
+
     @_with_mode
-    async def create_unix_server(self, protocol_factory, path=None, *, mode=None, **options):
+    async def create_unix_server(
+        self, protocol_factory, path=None, *, mode=None, start_serving=True, **options
+    ):
         """Serve on a Unix socket, as asyncio's method of this Python does.
 
         `mode` (Python 3.16's) sets the permissions of the socket's file before the first client
         can connect. Raises ValueError if it is given without a path of the file system.
         """
-        if mode is None:
-            return await super().create_unix_server(protocol_factory, path, **options)
-        if path is None or options.get("sock") is not None:
-            raise ValueError("mode is only meaningful with path")
-        path = os.fspath(path)
-        if path[:1] in ("\0", b"\0"):
-            raise ValueError("mode is not meaningful for an abstract socket")
-        start_serving = options.pop("start_serving", True)
+        if mode is not None:
+            if path is None or options.get("sock") is not None:
+                raise ValueError("mode is only meaningful with path")
+            path = os.fspath(path)
+            if path[:1] in ("\0", b"\0"):
+                raise ValueError("mode is not meaningful for an abstract socket")
         server = await super().create_unix_server(
             protocol_factory, path, start_serving=False, **options
         )
-        try:
-            # Bound, but not listening: nobody gets in with the permissions of before.
-            os.chmod(path, mode)
+        with _closed_unless_done(server):
+            if mode is not None:
+                # Bound, but not listening: nobody gets in with the permissions of before.
+                os.chmod(path, mode)
             if start_serving:
                 await server.start_serving()
-        except BaseException:
-            server.close()
-            raise
         return server
 
     def _start_serving(

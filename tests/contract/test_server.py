@@ -305,6 +305,24 @@ async def test_start_serving_false_waits(loop, factory, accepted):
     await protocol.lost
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+@pytest.mark.differs("a server whose making is cancelled at the very end goes on listening")
+async def test_a_server_that_nobody_gets_does_not_listen(loop, factory, family):
+    make = loop.create_server if family == socket.AF_INET else loop.create_unix_server
+    with socket.socket(family) as sock:
+        sock.bind(("127.0.0.1", 0) if family == socket.AF_INET else "")
+        making = loop.create_task(make(factory, sock=sock))
+        while not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            await asyncio.sleep(0)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+        is_open = sock.fileno() != -1
+        if is_open:
+            loop.remove_reader(sock)
+        assert not is_open
+
+
 async def test_serve_forever_serves_until_it_is_cancelled(loop, factory, accepted):
     server = await loop.create_server(factory, "127.0.0.1", 0, start_serving=False)
     serving = loop.create_task(server.serve_forever())
