@@ -37,11 +37,12 @@ def child_command(loop_name, code, *args, options=()):
     return [sys.executable, *options, "-c", prologue + textwrap.dedent(code), *map(str, args)]
 
 
-def run_child(loop_name, code, *args, options=(), env=None, status=0):
+def run_child(loop_name, code, *args, options=(), env=None, stdin=None, status=0):
     """Run `code` in a child of its own and return it; it must end with `status`."""
     child = subprocess.run(
         child_command(loop_name, code, *args, options=options),
         env=child_environment(**(env or {})),
+        stdin=stdin,
         capture_output=True,
         text=True,
         timeout=60,
