@@ -1,11 +1,14 @@
-"""What every test directory shares: loops by name, child processes, and a look into /proc."""
+"""What every test directory shares: loops by name, child processes, a look into /proc, and at what is freed."""
 
+import contextlib
+import gc
 import importlib
 import os
 import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -93,3 +96,20 @@ def thread_count(pid="self"):
 
 def resident_bytes(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def gone(*references):
+    """Whether all are gone, at the latest when the garbage collector has looked."""
+    if any(reference() is not None for reference in references):
+        gc.collect()
+    return all(reference() is None for reference in references)
+
+
+@contextlib.contextmanager
+def warning_texts():
+    """Collects what is warned of, without the warnings themselves: they would keep their source alive."""
+    texts = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_, **__: texts.append(str(message))
+        yield texts

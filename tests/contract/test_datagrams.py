@@ -20,12 +20,11 @@ import random
 import socket
 import sys
 import time
-import warnings
 import weakref
 
 import pytest
 from checker import Recorder, polled
-from support import start_child, wait_until_idle
+from support import gone, start_child, wait_until_idle, warning_texts
 
 # What a waiting datagram counts beyond its data.
 HEADER = 8 if sys.version_info >= (3, 13) else 0
@@ -104,6 +103,16 @@ async def settled(loop):
     """What was going to happen without anybody's help has happened."""
     for _ in range(3):
         await polled(loop)
+
+
+async def converse(asking, asked, question=b"question", answer=b"answer"):
+    """One protocol asks its remote address, the other answers; each has seen the other's address and nothing else."""
+    asking.transport.sendto(question)
+    await asked.received()
+    assert asked.datagrams == [(question, asking.transport.get_extra_info("sockname"))]
+    asked.transport.sendto(answer, asked.datagrams[0][1])
+    await asking.received()
+    assert asking.datagrams == [(answer, asked.transport.get_extra_info("sockname"))]
 
 
 async def drained(loop, sock, count):
@@ -213,25 +222,15 @@ positions = pytest.mark.parametrize("at", [1, 2, 3, 6])
 
 async def test_datagrams_go_both_ways(endpoint):
     one, first = await endpoint(local_addr=LOCAL)
-    two, second = await endpoint(remote_addr=one.get_extra_info("sockname"))
-    two.sendto(b"question")
-    assert await first.received() == [b"question"]
-    assert first.datagrams[0][1] == two.get_extra_info("sockname")
-    one.sendto(b"answer", first.datagrams[0][1])
-    assert await second.received() == [b"answer"]
-    assert second.datagrams[0][1] == one.get_extra_info("sockname")
+    _, second = await endpoint(remote_addr=one.get_extra_info("sockname"))
+    await converse(second, first)
 
 
 async def test_ipv6_datagrams_go_both_ways(endpoint):
     one, first = await endpoint(local_addr=("::1", 0))
     assert len(one.get_extra_info("sockname")) == 4
-    two, second = await endpoint(remote_addr=one.get_extra_info("sockname")[:2])
-    two.sendto(b"question")
-    await first.received()
-    assert first.datagrams == [(b"question", two.get_extra_info("sockname"))]
-    one.sendto(b"answer", first.datagrams[0][1])
-    await second.received()
-    assert second.datagrams == [(b"answer", one.get_extra_info("sockname"))]
+    _, second = await endpoint(remote_addr=one.get_extra_info("sockname")[:2])
+    await converse(second, first)
 
 
 async def test_an_ipv6_socket_may_talk_to_ipv4(loop, endpoint, sockets):
@@ -250,14 +249,9 @@ async def test_an_ipv6_socket_may_talk_to_ipv4(loop, endpoint, sockets):
 
 @pytest.mark.parametrize("names", [("one", "two"), ("one", "zwölf"), (ABSTRACT + "1", ABSTRACT + "2")])
 async def test_unix_datagrams_go_both_ways(endpoint, folder, names):
-    one, first = await endpoint(local_addr=names[0], family=socket.AF_UNIX)
-    two, second = await endpoint(local_addr=names[1], remote_addr=names[0], family=socket.AF_UNIX)
-    two.sendto(b"question")
-    await first.received()
-    assert first.datagrams == [(b"question", two.get_extra_info("sockname"))]
-    one.sendto(b"answer", first.datagrams[0][1])
-    await second.received()
-    assert second.datagrams == [(b"answer", one.get_extra_info("sockname"))]
+    _, first = await endpoint(local_addr=names[0], family=socket.AF_UNIX)
+    _, second = await endpoint(local_addr=names[1], remote_addr=names[0], family=socket.AF_UNIX)
+    await converse(second, first)
 
 
 @pytest.mark.parametrize("bound", ["path", b"with-\xff", ABSTRACT, "\0with\0zeros", ""])
@@ -899,13 +893,8 @@ async def test_an_empty_datagram_is_sent(endpoint, sockets, connected):
 @with_empty_datagrams
 async def test_two_endpoints_exchange_empty_datagrams(endpoint):
     one, first = await endpoint(local_addr=LOCAL)
-    two, second = await endpoint(remote_addr=one.get_extra_info("sockname"))
-    two.sendto(b"")
-    await first.received()
-    assert first.datagrams == [(b"", two.get_extra_info("sockname"))]
-    one.sendto(b"", first.datagrams[0][1])
-    await second.received()
-    assert second.datagrams == [(b"", one.get_extra_info("sockname"))]
+    _, second = await endpoint(remote_addr=one.get_extra_info("sockname"))
+    await converse(second, first, question=b"", answer=b"")
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="sent since 3.13")
@@ -2613,23 +2602,6 @@ async def test_endpoints_work_in_debug_mode(loop, endpoint, sockets, caplog):
 
 
 # --- lifetimes ------------------------------------------------------------------------------------
-
-
-def gone(*references):
-    """Whether all are gone, at the latest when the garbage collector has looked."""
-    if any(reference() is not None for reference in references):
-        gc.collect()
-    return all(reference() is None for reference in references)
-
-
-@contextlib.contextmanager
-def warning_texts():
-    """Collects what is warned of, without the warnings themselves: they would keep their source alive."""
-    texts = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *_, **__: texts.append(str(message))
-        yield texts
 
 
 @pytest.mark.parametrize("end", ["close", "abort", "error"])

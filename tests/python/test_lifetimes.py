@@ -8,11 +8,10 @@ import signal
 import socket
 import sys
 import threading
-import warnings
 import weakref
 
 import pytest
-from support import open_fds, resident_bytes, thread_count
+from support import gone, open_fds, resident_bytes, thread_count, warning_texts
 
 
 @pytest.fixture
@@ -26,23 +25,6 @@ def loop(new_loop):
 
 class Token:
     """Something that a weak reference can watch."""
-
-
-def gone(*references):
-    """Whether all are gone, at the latest when the garbage collector has looked."""
-    if any(reference() is not None for reference in references):
-        gc.collect()
-    return all(reference() is None for reference in references)
-
-
-@contextlib.contextmanager
-def warning_texts():
-    """Collects what is warned of, without the warnings themselves: they would keep their source alive."""
-    texts = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *_, **__: texts.append(str(message))
-        yield texts
 
 
 # --- nothing keeps itself alive -------------------------------------------------------------------
