@@ -1,9 +1,13 @@
 """Protocols that write down what happens to them, and streams of every kind to try them on."""
 
 import asyncio
+import hashlib
+import itertools
 import socket
 
 STREAM_KINDS = ("tcp", "accepted", "unix")
+LARGE = bytes(itertools.islice(itertools.cycle(hashlib.sha256(b"velodrome").digest()), 8 << 20))
+SMALL_BUFFER = 16384  # what the peer's kernel holds where a test has to fill it
 
 
 class Recorder(asyncio.Protocol):

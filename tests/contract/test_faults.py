@@ -10,10 +10,8 @@ import socket
 import sys
 
 import pytest
-from checker import BufferedRecorder, EofKeeper, Recorder, fill, polled, receive_all, receive_exactly
+from checker import SMALL_BUFFER, BufferedRecorder, EofKeeper, Recorder, fill, polled, receive_all, receive_exactly
 from support import run_child
-
-SMALL_BUFFER = 16384
 
 
 def raising(base, method):
