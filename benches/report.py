@@ -150,12 +150,12 @@ def significant(value):
 
 def as_text(head, body):
     """Numbers to the right; the names and the untitled column of verdicts to the left."""
-    widths = [max(map(len, column)) for column in zip(head, *body)]
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
 
     def line(cells):
         first, *others = [
             cell.ljust(width) if index == 0 or not title else cell.rjust(width)
-            for index, (cell, width, title) in enumerate(zip(cells, widths, head))
+            for index, (cell, width, title) in enumerate(zip(cells, widths, head, strict=True))
         ]
         return "  ".join([first, *others]).rstrip()
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import loops
-import micro
 import report
 import workloads
 

@@ -160,7 +160,7 @@ def main():
         # Turn the order round, so that a machine getting slower or faster favours neither.
         for name in LOOPS if round_number % 2 == 0 else reversed(LOOPS):
             result = measure(name, arguments.seconds, arguments.connections, service_core)
-            totals[name] = [total + part for total, part in zip(totals[name], result)]
+            totals[name] = [total + part for total, part in zip(totals[name], result, strict=True)]
 
     rates = [totals[name][0] / totals[name][1] for name in LOOPS]
     costs = [totals[name][2] / totals[name][0] * 1e6 for name in LOOPS]

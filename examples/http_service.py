@@ -61,7 +61,8 @@ def main():
     arguments = parser.parse_args()
 
     config = uvicorn.Config(application, lifespan="off", log_level="warning", access_log=False)
-    with listening_socket(arguments.port) as listener, asyncio.Runner(loop_factory=loop_factory(arguments.loop)) as runner:
+    runner_of_choice = asyncio.Runner(loop_factory=loop_factory(arguments.loop))
+    with listening_socket(arguments.port) as listener, runner_of_choice as runner:
         loop = runner.get_loop()
         host, port = listener.getsockname()
         # One line, for a person and for http_compare.py: the socket listens already.

@@ -14,14 +14,14 @@ LOOPS = ("asyncio", "velodrome", "uvloop")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--loop", action="append", choices=LOOPS, help="run on this loop only; may be given more than once")
+    parser.addoption("--loop", action="append", choices=LOOPS, help="run on this loop only; more than one may be given")
 
 
 def pytest_configure(config):
     # A shell ignores SIGINT for what it runs in the background; many tests are about what it does.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
-        "markers", "differs(reason, when=True): asyncio itself does not keep this promise (listed in docs/differences.md)"
+        "markers", "differs(reason, when=True): asyncio itself does not keep this promise (see docs/differences.md)"
     )
     # An exception that nobody could catch, and a socket, loop or transport that nobody closed, fail the test.
     for category in ("ResourceWarning", "RuntimeWarning", "pytest.PytestUnraisableExceptionWarning"):

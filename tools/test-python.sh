@@ -14,6 +14,7 @@ step() {
     "$@" || failed+=" [$title]"
 }
 
+step "Python sources" "$python" -m ruff check
 step "pytest" "$python" -m pytest
 step "CPython's test_asyncio" "$python" tests/cpython/run.py
 step "stubs against the built module" \

@@ -1,10 +1,10 @@
-"""The extension module. What is public in it is asyncio's; names with an underscore are the package's."""
+"""The extension module. What is public in it is asyncio's; names with an underscore are ours."""
 
 import asyncio
 import contextvars
 import socket
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Final, TypeVar, final, type_check_only
+from typing import Any, Final, TypeVar, final, type_check_only
 
 from typing_extensions import TypeVarTuple, Unpack, disjoint_base
 

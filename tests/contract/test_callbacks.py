@@ -618,9 +618,9 @@ def test_a_timer_does_not_compare_with_anything_else(loop, timers):
     assert early != handle and early != 1e9
     for other in (handle, 1e9, None):
         with pytest.raises(TypeError):
-            early < other
+            assert early < other
         with pytest.raises(TypeError):
-            early >= other
+            assert early >= other
     run_batches(loop)
 
 
@@ -628,5 +628,5 @@ def test_a_plain_handle_has_no_order(loop):
     one, other = loop.call_soon(lambda: None), loop.call_soon(lambda: None)
     assert one == one and one != other and hash(one) != hash(other)
     with pytest.raises(TypeError):
-        one < other
+        assert one < other
     run_batches(loop)

@@ -144,7 +144,9 @@ async def test_resume_writing_that_raises_is_reported_and_the_connection_stays(l
 
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("method", ["connection_made", "data_received", "buffer_updated", "get_buffer", "connection_lost"])
+@pytest.mark.parametrize(
+    "method", ["connection_made", "data_received", "buffer_updated", "get_buffer", "connection_lost"]
+)
 def test_an_interrupt_in_the_protocol_leaves_the_loop(loop, stream, method, exception):
     base = BufferedRecorder if "buffer" in method else Recorder
     interrupts = []
@@ -260,7 +262,8 @@ async def test_connection_made_of_an_accepted_connection_may_end_it(loop, end):
 
 @pytest.mark.parametrize("end", ENDS)
 async def test_pause_writing_may_end_the_connection(stream, end):
-    protocol = calling(Recorder, "pause_writing", ENDS["abort"] if end == "abort" else lambda t: (t.close(), t.abort()))()
+    ends = ENDS["abort"] if end == "abort" else lambda transport: (transport.close(), transport.abort())
+    protocol = calling(Recorder, "pause_writing", ends)()
     transport, protocol, _ = await stream(protocol, receive_buffer=SMALL_BUFFER)
     transport.set_write_buffer_limits(high=0)
     while not transport.is_closing():
@@ -329,9 +332,8 @@ async def test_resume_writing_may_write_until_it_is_paused_again(loop, stream):
 
 
 async def test_pause_writing_may_write(loop, stream):
-    transport, protocol, peer = await stream(
-        calling(Recorder, "pause_writing", lambda transport: transport.write(b"<paused>"))(), receive_buffer=SMALL_BUFFER
-    )
+    protocol = calling(Recorder, "pause_writing", lambda transport: transport.write(b"<paused>"))()
+    transport, _, peer = await stream(protocol, receive_buffer=SMALL_BUFFER)
     transport.set_write_buffer_limits(high=0)
     written = fill(transport)
     transport.write(b"after")

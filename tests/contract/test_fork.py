@@ -78,7 +78,10 @@ def test_a_child_of_a_running_loop_has_no_running_loop(loop_name):
     loop.close()
     """
     # 3.11 leaves the running loop of the parent set in the child.
-    prefix = "    if sys.version_info < (3, 12): os.register_at_fork(after_in_child=lambda: asyncio._set_running_loop(None))\n"
+    prefix = (
+        "    if sys.version_info < (3, 12):\n"
+        "        os.register_at_fork(after_in_child=lambda: asyncio._set_running_loop(None))\n"
+    )
     assert run(loop_name, prefix + code) == ["child", "echoed", "parent", "echoed"]
 
 

@@ -203,7 +203,8 @@ async def test_sock_sendto_sends_a_datagram(loop, datagram_pair):
 
 async def test_sock_sendto_waits_for_room(loop):
     name = f"\0velodrome-sendto-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+    one, other = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
+    with one, other:
         one.setblocking(False)
         other.setblocking(False)
         other.bind(name)

@@ -10,7 +10,6 @@ import socket
 import pytest
 from checker import Recorder, receive_all, receive_exactly
 
-
 # --- the beginning --------------------------------------------------------------------------------
 
 

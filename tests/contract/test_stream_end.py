@@ -8,7 +8,6 @@ import sys
 import pytest
 from checker import SMALL_BUFFER, EofKeeper, Recorder, fill, polled, receive_all
 
-
 # --- half close -----------------------------------------------------------------------------------
 
 

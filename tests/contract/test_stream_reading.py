@@ -6,7 +6,6 @@ import socket
 import pytest
 from checker import LARGE, SMALL_BUFFER, BufferedRecorder, EofKeeper, Recorder, fill, polled, receive_exactly
 
-
 # --- reading --------------------------------------------------------------------------------------
 
 

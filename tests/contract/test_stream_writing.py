@@ -7,7 +7,6 @@ import sys
 import pytest
 from checker import LARGE, SMALL_BUFFER, Recorder, fill, polled, receive_all, receive_exactly
 
-
 # --- writing --------------------------------------------------------------------------------------
 
 

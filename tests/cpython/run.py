@@ -25,7 +25,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import run_module
 from run_module import Order, matches
 
 HERE = Path(__file__).resolve().parent
@@ -207,7 +206,7 @@ def run_module_tests(module, options, exclusions):
             run.add(Result(test, "skipped", "with its class") if ended else Result(test, "failed", "did not run"))
     for test in run.every:
         if not options.tests or matches(test, options.tests):
-            run.excluded |= {test: exclusion for exclusion in left_out if matches(test, exclusion.tests)}
+            run.excluded.update((test, exclusion) for exclusion in left_out if matches(test, exclusion.tests))
     run.seconds = time.monotonic() - started
     return run
 

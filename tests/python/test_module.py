@@ -27,7 +27,13 @@ print(os.path.realpath(sys.path[0] or os.getcwd()))
 def python(*args, cwd, velodrome=True, **options):
     module = ["-m", "velodrome"] if velodrome else []
     return subprocess.run(
-        [sys.executable, *module, *args], env=child_environment(), cwd=cwd, capture_output=True, text=True, timeout=60, **options
+        [sys.executable, *module, *args],
+        env=child_environment(),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,
     )
 
 
@@ -195,7 +201,10 @@ def test_every_way_to_make_a_loop_makes_velodromes(folder):
 def test_debug_mode_of_python_reaches_the_loop(folder):
     code = "import asyncio\nasync def main(): print(asyncio.get_running_loop().get_debug())\nasyncio.run(main())"
     child = subprocess.run(
-        [sys.executable, "-X", "dev", "-m", "velodrome", "-c", code], env=child_environment(), capture_output=True, text=True
+        [sys.executable, "-X", "dev", "-m", "velodrome", "-c", code],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
     )
     assert child.stdout == "True\n", child.stderr
 
@@ -213,7 +222,8 @@ def test_a_class_of_the_program_can_be_pickled(folder):
 
 
 def test_ctrl_c_ends_the_program_as_it_ends_python(folder):
-    code = "import asyncio\nasync def main():\n    print('ready', flush=True)\n    await asyncio.Event().wait()\nasyncio.run(main())"
+    main = "async def main():\n    print('ready', flush=True)\n    await asyncio.Event().wait()\n"
+    code = f"import asyncio\n{main}asyncio.run(main())"
     statuses = []
     for module in (["-m", "velodrome"], []):
         with subprocess.Popen(

@@ -1,6 +1,5 @@
 """Which look-ups of names need a thread."""
 
-import asyncio
 import contextlib
 import socket
 import threading

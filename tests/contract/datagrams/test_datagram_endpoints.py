@@ -9,7 +9,6 @@ import sys
 import pytest
 from datagram_checker import LOCAL, Datagrams, numbered, settled
 
-
 # --- making an endpoint ---------------------------------------------------------------------------
 
 

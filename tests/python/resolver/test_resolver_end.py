@@ -13,7 +13,6 @@ import velodrome
 from look_ups import PATIENCE, cancel, join_all, resolver_threads, start
 from support import run_child
 
-
 # --- closing --------------------------------------------------------------------------------------
 
 

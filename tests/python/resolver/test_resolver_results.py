@@ -13,7 +13,6 @@ import pytest
 import velodrome
 from look_ups import PATIENCE, cancel, finish, run_once, start
 
-
 # --- order and cancellation -----------------------------------------------------------------------
 
 

@@ -10,7 +10,6 @@ import pytest
 from look_ups import MOST_THREADS, PATIENCE, cancel, finish, join_all, resolver_threads, run_once, start
 from velodrome import _resolver
 
-
 # --- apart from the executor ----------------------------------------------------------------------
 
 

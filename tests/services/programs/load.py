@@ -79,7 +79,8 @@ async def pipelined(port, requests=200):
         for payload in sent:
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200"), head
-            lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+            lines = head.lower().split(b"\r\n")
+            lengths = [line.split(b":")[1] for line in lines if line.startswith(b"content-length")]
             assert await reader.readexactly(int(lengths[0])) == payload
         writer.close()
         await writer.wait_closed()
