@@ -1,27 +1,6 @@
-"""Pipes and files: one look at each, on this loop."""
-
-import os
+"""Files: one look at sendfile, on this loop."""
 
 from checker import Recorder, receive_all, receive_exactly
-
-
-async def test_a_pipe_is_read(loop):
-    read, write = os.pipe()
-    transport, protocol = await loop.connect_read_pipe(Recorder, os.fdopen(read, "rb", 0))
-    os.write(write, b"through the pipe")
-    assert await protocol.received(16) == b"through the pipe"
-    os.close(write)
-    assert await protocol.lost is None
-    assert "eof_received" in protocol.calls
-
-
-async def test_a_pipe_is_written(loop):
-    read, write = os.pipe()
-    transport, protocol = await loop.connect_write_pipe(Recorder, os.fdopen(write, "wb", 0))
-    transport.write(b"through the pipe")
-    assert os.read(read, 100) == b"through the pipe"
-    os.close(read)
-    await protocol.lost
 
 
 async def test_a_file_is_sent_through_a_transport(loop, socket_pair, tmp_path):
