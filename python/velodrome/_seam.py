@@ -7,6 +7,7 @@ import asyncio.events
 import asyncio.format_helpers
 import asyncio.transports
 import asyncio.trsock
+import contextlib
 import inspect
 import socket
 import threading
@@ -93,8 +94,6 @@ def slow_callback(subject, seconds):
     """Debug mode: a callback took longer than `loop.slow_callback_duration`."""
     if isinstance(subject, asyncio.Handle):
         subject = asyncio.base_events._format_handle(subject)
-    else:
-        subject = asyncio.format_helpers._format_callback_source(subject, ())
     asyncio.base_events.logger.warning("Executing %s took %.3f seconds", subject, seconds)
 
 
@@ -116,7 +115,7 @@ def watch_handle_debug(loop, callback, args, context):
 
 
 def ensure_no_python_transport(loop, fd, number):
-    """asyncio's transports in Python (datagrams) own their descriptors, too."""
+    """asyncio's transports in Python (see `Loop._make_datagram_transport`) own theirs, too."""
     transport = loop._transports.get(number)
     if transport and not transport.is_closing():
         raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
@@ -134,9 +133,12 @@ def learn_task_callbacks():
     """
     if asyncio.Task.__module__ != "_asyncio":
         return None, None  # asyncio in Python, without its accelerator
-    learnt = []
+    learnt = [None, None]
     thread = threading.Thread(target=_run_task_on_stand_in, args=(learnt,))
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        return None, None  # no thread is to be had
     thread.join()
     return tuple(learnt)
 
@@ -160,13 +162,15 @@ def _run_task_on_stand_in(learnt):
 
     loop = _StandIn()
     asyncio.events._set_running_loop(loop)
-    try:
+    # A task that does it in another way is not recognised, and all is well.
+    with contextlib.suppress(Exception):
         future = asyncio.Future(loop=loop)
         task = asyncio.Task(wait(future), loop=loop)
-        loop.calls[0]()
+        (step,) = loop.calls
+        step()
         future.set_result(None)
-        loop.calls[1](future)
+        _, wakeup = loop.calls
+        wakeup(future)
         task.result()
-    finally:
-        asyncio.events._set_running_loop(None)
-    learnt.extend(loop.calls[:2])
+        learnt[:] = step, wakeup
+    asyncio.events._set_running_loop(None)

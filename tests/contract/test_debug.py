@@ -1,10 +1,15 @@
 """Debug mode: what asyncio checks and tells only there."""
 
 import asyncio
+import contextlib
+import re
+import socket
 import sys
 import threading
 
 import pytest
+import velodrome
+from checker import polled
 from support import run_child
 
 
@@ -380,3 +385,61 @@ def test_streams_work_in_debug_mode(loop):
         await server.wait_closed()
 
     loop.run_until_complete(main())
+
+
+def failing_protocol(base, method):
+    class Failing(base):
+        pass
+
+    def fail(self, *args):
+        raise ZeroDivisionError(method)
+
+    setattr(Failing, method, fail)
+    return Failing
+
+
+@pytest.mark.parametrize("method", ["connection_made", "data_received", "datagram_received", "__init__"])
+def test_what_a_protocol_raises_is_told_in_debug_mode(loop, method, caplog):
+    if method == "__init__" and not isinstance(loop, velodrome.Loop):
+        pytest.skip("asyncio leaves such a connection open")
+    loop.set_exception_handler(None)
+    base = asyncio.DatagramProtocol if method == "datagram_received" else asyncio.Protocol
+
+    async def main():
+        factory = failing_protocol(base, method)
+        with contextlib.ExitStack() as stack:
+            if base is asyncio.DatagramProtocol:
+                transport, _ = await loop.create_datagram_endpoint(factory, local_addr=("127.0.0.1", 0))
+                client = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+                client.sendto(b"x", transport.get_extra_info("sockname"))
+                stack.callback(transport.close)
+            else:
+                server = await loop.create_server(factory, "127.0.0.1", 0)
+                client = stack.enter_context(socket.create_connection(server.sockets[0].getsockname()))
+                client.send(b"x")
+                stack.callback(server.close)
+            while not any(record.exc_info for record in caplog.records):
+                await asyncio.sleep(0)
+        await polled(loop)  # a connection that stays hears that its client is gone
+
+    loop.run_until_complete(main())
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info[0] is ZeroDivisionError
+    assert record.exc_info[1].args == (method,)
+
+
+def test_a_slow_protocol_is_named_by_its_transport(loop, caplog, socket_pair):
+    one, other = socket_pair
+    loop.slow_callback_duration = 0
+
+    async def main():
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=one)
+        other.send(b"x")
+        while not any("Transport" in message for message in messages(caplog)):
+            await asyncio.sleep(0)
+        transport.close()
+        await asyncio.sleep(0)
+
+    loop.run_until_complete(main())
+    named = [message for message in messages(caplog) if "Transport" in message]
+    assert all(re.fullmatch(r"Executing <.*> took 0.\d{3} seconds", name) for name in named)

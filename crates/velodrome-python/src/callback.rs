@@ -62,11 +62,7 @@ impl Callback {
                 }
                 None => Handle::run(handle.bind(py)),
             },
-            Callback::Timer(timer) => {
-                let timer = timer.bind(py);
-                timer.get().unscheduled(py);
-                Handle::run(timer.as_super())
-            }
+            Callback::Timer(timer) => Handle::run(timer.bind(py).as_super()),
             Callback::Transport(transport, turn) => {
                 let transport = transport.bind(py);
                 let result = StreamTransport::take_turn(transport, turn);
@@ -116,6 +112,11 @@ impl Callback {
             }
             other => Ok(other),
         }
+    }
+
+    /// Whether it is what asyncio calls a handle, and not the loop's own work.
+    pub fn is_handle(&self) -> bool {
+        matches!(self, Callback::Handle(_) | Callback::Timer(_) | Callback::Foreign(_))
     }
 
     /// What a slow-callback message names.
@@ -226,9 +227,19 @@ impl Cancellable for Timer {
 
 impl From<Timer> for Callback {
     fn from(timer: Timer) -> Self {
+        // SAFETY: as in `Timer::is_cancelled`.
+        let py = unsafe { Python::assume_attached() };
         match timer {
-            Timer::Native(timer) => Callback::Timer(timer),
-            Timer::Foreign(timer) => Callback::Foreign(timer),
+            Timer::Native(timer) => {
+                timer.get().unscheduled(py);
+                Callback::Timer(timer)
+            }
+            Timer::Foreign(timer) => {
+                // A slot of asyncio's class: setting it to a constant runs no code. What has no
+                // such attribute counts as any other handle.
+                let _ = timer.bind(py).setattr(intern!(py, "_scheduled"), false);
+                Callback::Foreign(timer)
+            }
         }
     }
 }

@@ -59,7 +59,9 @@ impl PyHost<'_, '_> {
         let start_ns = clock.now_ns();
         // asyncio's default exception handler tells where the running handle was made.
         let current = intern!(py, "_current_handle");
-        self.event_loop.setattr(current, &subject)?;
+        if callback.is_handle() {
+            self.event_loop.setattr(current, &subject)?;
+        }
         let result = callback.run(self.event_loop);
         self.event_loop.setattr(current, py.None())?;
         let seconds = (clock.now_ns() - start_ns) as f64 / 1e9;
