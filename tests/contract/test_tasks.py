@@ -514,3 +514,57 @@ async def test_locks_queues_and_events_work_together(loop):
 
     await asyncio.gather(producer(), consumer())
     assert seen == list(range(50))
+
+
+# --- what `call_soon` returns to those who see it -------------------------------------------------
+
+
+class ForeignFuture:
+    """Something awaitable that is none of asyncio's; it schedules its waiter itself."""
+
+    _asyncio_future_blocking = False
+
+    def __init__(self, loop):
+        self._loop = loop
+        self.handles = []
+
+    def get_loop(self):
+        return self._loop
+
+    def add_done_callback(self, callback, *, context=None):
+        self.handles.append(self._loop.call_soon(callback, self, context=context))
+
+    def result(self):
+        return "result"
+
+    cancelled = exception = lambda self: None
+
+    def __await__(self):
+        self._asyncio_future_blocking = True
+        yield self
+        return self.result()
+
+
+async def test_a_foreign_future_gets_a_handle_for_its_waiter(loop):
+    future = ForeignFuture(loop)
+    assert await future == "result"
+    (handle,) = future.handles
+    assert isinstance(handle, asyncio.Handle)
+
+
+async def test_a_call_soon_put_on_the_loop_sees_handles(loop):
+    original, handles = loop.call_soon, []
+
+    def call_soon(callback, *args, **keywords):
+        handles.append(original(callback, *args, **keywords))
+        return handles[-1]
+
+    loop.call_soon = call_soon
+    await asyncio.sleep(0)
+    await loop.create_task(asyncio.sleep(0))
+    del loop.call_soon
+    count = len(handles)
+    await asyncio.sleep(0)
+    assert count >= 3
+    assert len(handles) == count
+    assert all(isinstance(handle, asyncio.Handle) for handle in handles)

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 import time
+import weakref
 
 import pytest
 
@@ -232,3 +233,38 @@ def test_wait_for_gives_up(loop):
                 await loop.create_future()
 
     loop.run_until_complete(main())
+
+
+def test_what_a_dropped_timer_lets_go_of_is_not_slept_through(loop):
+    late = loop.call_later(60, loop.stop)
+    timer = loop.call_later(1, print)
+    timer.cancel()
+    freed = weakref.ref(timer, lambda _: loop.call_soon(loop.stop))
+    del timer
+    loop.call_soon(lambda: None)
+    loop.run_forever()
+    late.cancel()
+    assert freed() is None
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "keywords", "name"),
+    [
+        ("call_soon", [print], {"callback": print}, "callback"),
+        ("call_later", [0, print], {"callback": print}, "callback"),
+        ("call_later", [0, print], {"delay": 0}, "delay"),
+        ("call_at", [print], {"when": 0}, "when"),
+        ("call_at", [0, print], {"callback": print}, "callback"),
+    ],
+)
+def test_an_argument_may_be_given_once_only(loop, function, args, keywords, name):
+    with pytest.raises(TypeError, match=rf"{function}\(\) got multiple values for argument '{name}'"):
+        getattr(loop, function)(*args, **keywords)
+
+
+@pytest.mark.parametrize("function", ["time", "get_debug", "create_future"])
+def test_what_takes_no_arguments_takes_none(loop, function):
+    with pytest.raises(TypeError, match=rf"{function}\(\) takes 1 positional argument but 2 were given"):
+        getattr(loop, function)(1)
+    with pytest.raises(TypeError, match=rf"{function}\(\) got an unexpected keyword argument 'x'"):
+        getattr(loop, function)(x=1)

@@ -234,3 +234,32 @@ def test_server_is_asyncios():
             return type(server)
 
     assert velodrome.run(main()) is asyncio.Server
+
+
+def test_a_task_that_works_in_another_way_is_served():
+    code = """
+    import asyncio
+    from velodrome import _seam
+    def refuse(self):
+        raise RuntimeError("not a loop")
+    _seam._StandIn.get_debug = refuse
+    loop = new_event_loop()
+    async def main():
+        await asyncio.sleep(0)
+        return await loop.create_task(asyncio.sleep(0, "result"))
+    print(loop.run_until_complete(main()))
+    loop.close()
+    """
+    child = run_child("velodrome", code)
+    assert (child.stdout, child.stderr) == ("result\n", "")
+
+
+def test_without_policies_there_is_nothing_of_them():
+    code = """
+    import sys
+    sys.version_info = (3, 16, 0, "final", 0)
+    import velodrome
+    from velodrome import *
+    print(sorted(velodrome.__all__), [hasattr(velodrome, name) for name in ("install", "EventLoopPolicy")])
+    """
+    assert run_child("asyncio", code).stdout == "['Loop', '__version__', 'new_event_loop', 'run'] [False, False]\n"

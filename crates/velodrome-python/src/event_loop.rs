@@ -43,7 +43,8 @@ pub struct State {
     /// The thread that runs the loop, by Python's identity.
     thread: Cell<Option<usize>>,
     debug: Cell<bool>,
-    /// The class is exactly the package's `Loop`, so nobody else sees what `call_soon` returns.
+    /// `call_soon` is the package's own: no subclass and no program has put another in its place,
+    /// which would see what ours returns.
     exact: Cell<bool>,
     task_factory: RefCell<Option<Py<PyAny>>>,
     /// Transports that hold writes back until the end of the batch.
@@ -286,8 +287,8 @@ impl Loop {
             .or_else(|_| set_wakeup_fd.call1((-1,)))?
             .extract()?;
         if present != ours {
-            // Somebody set another one during the run: it stays.
-            set_wakeup_fd.call1((present,))?;
+            // Somebody set another one during the run: it stays, unless it is closed by now.
+            let _ = set_wakeup_fd.call1((present,));
         }
         Ok(())
     }
@@ -324,6 +325,31 @@ impl Loop {
     fn _set_up(&self, py: Python<'_>, exact: bool, join_writes: bool) {
         self.state(py).exact.set(exact);
         self.state(py).join_writes.set(join_writes);
+    }
+
+    /// As of any object, but a `call_soon` put on the loop is noted: it sees what ours returns, so
+    /// steps of tasks get handles from then on.
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyString>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        if name == "call_soon" {
+            slf.get().state(slf.py()).exact.set(false);
+        }
+        // SAFETY: live objects; this is what the attribute's assignment would call without us.
+        let failed = unsafe {
+            ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), value.as_ptr()) != 0
+        };
+        if failed { Err(PyErr::fetch(slf.py())) } else { Ok(()) }
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        // SAFETY: live objects; null asks for the removal.
+        let failed = unsafe {
+            ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), std::ptr::null_mut()) != 0
+        };
+        if failed { Err(PyErr::fetch(slf.py())) } else { Ok(()) }
     }
 
     /// Run until stop() is called.

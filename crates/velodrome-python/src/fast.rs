@@ -91,6 +91,19 @@ impl<'a, 'py> Arguments<'a, 'py> {
         })
     }
 
+    /// TypeError if there are any.
+    #[inline]
+    pub fn refuse_all(&self, function: &str) -> PyResult<()> {
+        if self.values.is_empty() {
+            return Ok(());
+        }
+        let [] = self.take_keywords(function, [])?;
+        Err(PyTypeError::new_err(format!(
+            "{function}() takes 1 positional argument but {} were given",
+            self.positional + 1
+        )))
+    }
+
     /// Sorts the keyword arguments into the places of `names`; any other name is a TypeError.
     #[inline]
     pub fn take_keywords<const N: usize>(

@@ -62,6 +62,10 @@ const MAX_TICKS_WITHOUT_POLL: u32 = 16;
 /// ...and for at most so long.
 const MAX_NS_WITHOUT_POLL: u64 = 50_000;
 
+/// The longest sleep. `epoll_wait` counts milliseconds up to 24 days; what counts further is a system
+/// call that not every kernel or sandbox has.
+const LONGEST_POLL_NS: u64 = 24 * 3600 * 1_000_000_000;
+
 pub struct EventLoop<K: Kind> {
     clock: Clock,
     ready: RefCell<VecDeque<K::Callback>>,
@@ -169,8 +173,8 @@ impl<K: Kind> EventLoop<K> {
             self.reactor.poller.wait(Some(0), &mut events)
         };
         if waited.is_err() {
-            // Interrupted by a signal, which `polled` looks after. (A poller cannot fail otherwise
-            // while it is open; if it did, the buffer holds nothing.)
+            // Interrupted by a signal, which `polled` looks after. Nothing else can go wrong with an
+            // open poller and times that it can count.
             events.clear();
         }
         self.ticks_without_poll.set(0);
@@ -183,12 +187,13 @@ impl<K: Kind> EventLoop<K> {
 
     /// How long the poll may sleep; `None` without end.
     fn poll_timeout_ns(&self) -> Option<u64> {
+        // First: a finalizer that runs here may queue a callback, or stop the loop.
+        self.drop_cancelled_timers();
         if self.stopping.get() || !self.ready.borrow().is_empty() {
             return Some(0);
         }
-        self.drop_cancelled_timers();
         let deadline = self.timers.borrow().next_deadline_ns()?;
-        Some(deadline.saturating_sub(self.clock.now_ns()))
+        Some(deadline.saturating_sub(self.clock.now_ns()).min(LONGEST_POLL_NS))
     }
 
     fn take_events(&self, events: &mut Events) -> Vec<u8> {
@@ -345,4 +350,49 @@ impl<K: Kind> EventLoop<K> {
 /// Errors of the operating system that mean that descriptors, buffers or memory ran out.
 pub fn is_exhausted(error: Error) -> bool {
     matches!(error, Error::MFILE | Error::NFILE | Error::NOBUFS | Error::NOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Timer;
+
+    impl Cancellable for Timer {
+        fn is_cancelled(&self) -> bool {
+            false
+        }
+    }
+
+    impl From<Timer> for () {
+        fn from(_: Timer) {}
+    }
+
+    #[derive(Clone)]
+    struct NoSource;
+
+    impl Source for NoSource {
+        type Callback = ();
+
+        fn ready(self, _: Readiness, _: &mut dyn FnMut(())) {}
+    }
+
+    enum Nothing {}
+
+    impl Kind for Nothing {
+        type Callback = ();
+        type Timer = Timer;
+        type Source = NoSource;
+    }
+
+    #[test]
+    fn a_sleep_is_one_that_every_kernel_can_count() {
+        let event_loop = EventLoop::<Nothing>::new().unwrap();
+        assert_eq!(event_loop.poll_timeout_ns(), None);
+        event_loop.call_at(u64::MAX, Timer);
+        assert_eq!(event_loop.poll_timeout_ns(), Some(LONGEST_POLL_NS));
+        assert!(LONGEST_POLL_NS / 1_000_000 < i32::MAX as u64);
+        event_loop.call_soon(());
+        assert_eq!(event_loop.poll_timeout_ns(), Some(0));
+    }
 }

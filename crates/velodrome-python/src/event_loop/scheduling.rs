@@ -123,9 +123,8 @@ fn call_soon<'py>(
     // A collection may run in here: nothing of the loop is borrowed.
     let call = held_call(py, registration, false)?;
     let is_step = registration.context.is_some()
-        && registration.arguments.len() <= 1
         && state.exact.get()
-        && loaded(py).step_lane.recognises(registration.callback);
+        && loaded(py).step_lane.recognises(registration.callback, registration.arguments);
     if is_step {
         slf.get().model(py)?.call_soon(Callback::Call(call));
         return Ok(py.None());
@@ -212,6 +211,15 @@ fn timed_registration<'a, 'py>(
         [None; 3]
     };
     let mut positional = arguments.positional();
+    for (at, name, named) in
+        [(0, first_name.to_string(), first), (1, "callback".to_owned(), callback)]
+    {
+        if named.is_some() && positional.len() > at {
+            return Err(PyTypeError::new_err(format!(
+                "{function}() got multiple values for argument '{name}'"
+            )));
+        }
+    }
     let mut next = |named: Option<*mut ffi::PyObject>| match (named, positional.split_first()) {
         (None, Some((&value, rest))) => {
             positional = rest;
@@ -284,8 +292,9 @@ fn call_at<'py>(
 fn time<'py>(
     py: Python<'py>,
     slf: &Bound<'py, Loop>,
-    _arguments: Arguments<'_, 'py>,
+    arguments: Arguments<'_, 'py>,
 ) -> PyResult<Py<PyAny>> {
+    arguments.refuse_all("time")?;
     // The clock outlives the loop: `time()` of a closed loop works in asyncio, too.
     let now_ns = match slf.get().model(py) {
         Ok(model) => model.now_ns(),
@@ -297,16 +306,18 @@ fn time<'py>(
 fn get_debug<'py>(
     py: Python<'py>,
     slf: &Bound<'py, Loop>,
-    _arguments: Arguments<'_, 'py>,
+    arguments: Arguments<'_, 'py>,
 ) -> PyResult<Py<PyAny>> {
+    arguments.refuse_all("get_debug")?;
     slf.get().is_debug(py).into_py_any(py)
 }
 
 fn create_future<'py>(
     _py: Python<'py>,
     slf: &Bound<'py, Loop>,
-    _arguments: Arguments<'_, 'py>,
+    arguments: Arguments<'_, 'py>,
 ) -> PyResult<Py<PyAny>> {
+    arguments.refuse_all("create_future")?;
     new_future(slf)
 }
 
