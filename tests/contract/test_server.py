@@ -1,6 +1,7 @@
 """create_server and the Server it returns."""
 
 import asyncio
+import contextlib
 import contextvars
 import errno
 import gc
@@ -623,3 +624,15 @@ async def test_connect_accepted_socket_wants_a_stream(loop):
 async def test_connect_accepted_socket_wants_tls_for_its_timeouts(loop, tcp_pair, option):
     with pytest.raises(ValueError, match=f"^{option} is only meaningful with ssl$"):
         await loop.connect_accepted_socket(Recorder, tcp_pair[0], **{option: 1})
+
+
+async def test_only_the_reader_of_a_listening_descriptor_is_the_server(loop, factory, accepted):
+    server = await loop.create_server(factory, "127.0.0.1", 0)
+    number = server.sockets[0].fileno()
+    assert loop.remove_writer(number) is False
+    with contextlib.suppress(RuntimeError):  # velodrome refuses it: it would never be called
+        loop.add_writer(number, print)
+    client, protocol = await client_of(loop, server, accepted)
+    loop.remove_writer(number)
+    await close(server, client)
+    await protocol.lost

@@ -21,7 +21,10 @@ use crate::{
     event_loop::Loop,
     gil::GilBound,
     imports::seam,
-    transport::{StreamTransport, base::Connection},
+    transport::{
+        StreamTransport,
+        base::{Connection, clone_of},
+    },
 };
 
 struct Inner {
@@ -66,7 +69,13 @@ impl Listener {
                 }
                 Ok(Accepted::Empty) => break,
                 Ok(Accepted::Exhausted(error)) => return Self::pause(slf, error),
-                Err(error) => return Self::failed_to_accept(slf, error),
+                Ok(Accepted::Failed(error)) => return Self::failed_to_accept(slf, error),
+                Err(error) => {
+                    let told = Self::failed_to_accept(slf, error);
+                    // Otherwise the poller would report it for ever.
+                    slf.get().stop(py);
+                    return told;
+                }
             }
         }
         Ok(())
@@ -78,13 +87,11 @@ impl Listener {
     ) -> PyResult<()> {
         let py = slf.py();
         let inner = slf.get().0.get(py);
-        let clone = |cell: &RefCell<Option<Py<PyAny>>>| {
-            cell.borrow().as_ref().map(|object| object.clone_ref(py))
-        };
-        let event_loop = inner.event_loop.borrow().as_ref().map(|it| it.clone_ref(py));
-        let (Some(event_loop), Some(factory), Some(context)) =
-            (event_loop, clone(&inner.protocol_factory), clone(&inner.context))
-        else {
+        let (Some(event_loop), Some(factory), Some(context)) = (
+            slf.get().event_loop(py),
+            clone_of(py, &inner.protocol_factory),
+            clone_of(py, &inner.context),
+        ) else {
             return Ok(());
         };
         let context = copy_of_context(py, &context)?;
@@ -94,7 +101,7 @@ impl Listener {
             protocol: protocol.into_bound(py),
             waiter: None,
             extra: None,
-            server: clone(&inner.server),
+            server: clone_of(py, &inner.server),
             context: Some(context),
         })?;
         Ok(())
@@ -115,11 +122,8 @@ impl Listener {
     #[cold]
     fn failed_to_accept(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
         let py = slf.py();
-        let inner = slf.get().0.get(py);
-        let socket = inner.socket.borrow().as_ref().map(|socket| socket.clone_ref(py));
+        let socket = clone_of(py, &slf.get().0.get(py).socket);
         let event_loop = slf.get().event_loop(py);
-        // Otherwise the poller would report it for ever.
-        Self::stop(slf.get(), py);
         let arguments = (event_loop, "socket.accept() failed", os_error(error), socket);
         seam(py, "accept_failed", arguments).map(drop)
     }
@@ -128,8 +132,7 @@ impl Listener {
     #[cold]
     fn pause(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
         let py = slf.py();
-        let inner = slf.get().0.get(py);
-        let socket = inner.socket.borrow().as_ref().map(|socket| socket.clone_ref(py));
+        let socket = clone_of(py, &slf.get().0.get(py).socket);
         let event_loop = slf.get().event_loop(py);
         // Still registered, so that whoever closes the server finds it; only not watched.
         slf.get().set_interest(py, Interest::NONE)?;
@@ -137,7 +140,7 @@ impl Listener {
     }
 
     fn event_loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
-        self.0.get(py).event_loop.borrow().as_ref().map(|event_loop| event_loop.clone_ref(py))
+        clone_of(py, &self.0.get(py).event_loop)
     }
 
     /// Whether the loop knows this listener as the one of its descriptor.
@@ -235,11 +238,6 @@ impl Listener {
     /// Watch the socket again after a pause, unless the server was closed meanwhile.
     fn resume(&self, py: Python<'_>) -> PyResult<()> {
         self.set_interest(py, Interest::READ)
-    }
-
-    #[getter]
-    fn fd(&self, py: Python<'_>) -> RawFd {
-        self.0.get(py).fd
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {

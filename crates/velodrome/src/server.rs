@@ -14,9 +14,17 @@ pub enum Accepted {
     Empty,
     /// Descriptors or memory ran out. The listener stays readable: pause, then try again.
     Exhausted(Error),
+    /// The connection failed before anybody had it, or may not be had. The next one may.
+    Failed(Error),
 }
 
-/// Accepts the next waiting connection. One that was aborted while it waited is passed over.
+/// Whether an error of `accept` is one of the listener itself, which will come again and again.
+/// All others are those of one connection: see accept(2), "Error handling".
+fn is_of_listener(error: Error) -> bool {
+    matches!(error, Error::BADF | Error::FAULT | Error::INVAL | Error::NOTSOCK | Error::NOSYS)
+}
+
+/// Accepts the next waiting connection; an error is one of the listener, which will not go away. One that was aborted while it waited is passed over.
 pub fn accept(listener: BorrowedFd<'_>) -> Result<Accepted> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     loop {
@@ -25,7 +33,35 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<Accepted> {
             Err(Error::CONNABORTED) => {}
             Err(Error::AGAIN | Error::INTR) => return Ok(Accepted::Empty),
             Err(error) if is_exhausted(error) => return Ok(Accepted::Exhausted(error)),
-            Err(error) => return Err(error),
+            Err(error) if is_of_listener(error) => return Err(error),
+            Err(error) => return Ok(Accepted::Failed(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_listener_is_not_what_one_connection_suffers() {
+        for error in [Error::BADF, Error::INVAL, Error::NOTSOCK] {
+            assert!(is_of_listener(error), "{error}");
+        }
+        // accept(2): pending errors of the new connection, and a firewall's refusal.
+        for error in [
+            Error::NETDOWN,
+            Error::PROTO,
+            Error::NOPROTOOPT,
+            Error::HOSTDOWN,
+            Error::NONET,
+            Error::HOSTUNREACH,
+            Error::OPNOTSUPP,
+            Error::NETUNREACH,
+            Error::PERM,
+            Error::TIMEDOUT,
+        ] {
+            assert!(!is_of_listener(error), "{error}");
         }
     }
 }
