@@ -18,7 +18,7 @@ class SockMethods:
         ValueError for a blocking one, and what `sock.recv` raises.
         """
         self._check_sock(sock)
-        result = self._sock_recv(sock, n)
+        result = self._try_sock_recv(sock, n)
         if type(result) is bytes:
             return result
         if result is NotImplemented:
@@ -28,7 +28,7 @@ class SockMethods:
     async def sock_recv_into(self, sock, buf):
         """Receive into a writable buffer and return the number of bytes."""
         self._check_sock(sock)
-        result = self._sock_recv_into(sock, buf)
+        result = self._try_sock_recv_into(sock, buf)
         if type(result) is int:
             return result
         if result is NotImplemented:
@@ -38,7 +38,7 @@ class SockMethods:
     async def sock_sendall(self, sock, data):
         """Send all of a bytes-like object; returns None when the socket has taken it."""
         self._check_sock(sock)
-        result = self._sock_sendall(sock, data)
+        result = self._try_sock_sendall(sock, data)
         if result is None:
             return
         if result is NotImplemented:

@@ -489,3 +489,123 @@ async def test_a_socket_of_a_transport_cannot_be_waited_for(loop, socket_pair):
         await loop.sock_recv(Borrowed(), 10)
     transport.abort()
     await asyncio.sleep(0)
+
+
+# --- one number, several socket objects -----------------------------------------------------------
+
+
+async def test_two_objects_of_one_socket_wait_side_by_side(loop, tcp_pair):
+    one, other = tcp_pair
+    twin = socket.socket(fileno=one.fileno())
+    try:
+        receiving = loop.create_task(loop.sock_recv(one, 10))
+        await asyncio.sleep(0)
+        payload = bytes(3_000_000)
+        sending = loop.create_task(loop.sock_sendall(twin, payload))
+        await asyncio.sleep(0)
+        assert await receive_exactly(loop, other, len(payload)) == payload
+        await sending
+        other.send(b"answer")
+        assert await receiving == b"answer"
+    finally:
+        twin.detach()
+
+
+@pytest.mark.differs("who waits for a closed socket waits for ever")
+async def test_who_waits_for_a_closed_socket_hears_of_it_from_the_next_owner_of_its_number(loop):
+    one, peer = socket.socketpair()
+    one.setblocking(False)
+    number = one.fileno()
+    receiving = loop.create_task(loop.sock_recv(one, 10))
+    await asyncio.sleep(0)
+    one.close()
+    next_one, next_peer = socket.socketpair()
+    with peer, next_one, next_peer:
+        assert next_one.fileno() == number
+        next_one.setblocking(False)
+        also = loop.create_task(loop.sock_recv(next_one, 10))
+        await asyncio.sleep(0)
+        next_peer.send(b"for the next")
+        done, _ = await asyncio.wait([receiving, also], timeout=1)
+        assert also.result() == b"for the ne"
+        assert receiving in done
+        assert receiving.exception().errno == errno.EBADF
+
+
+# --- nothing, and sockets of one's own ------------------------------------------------------------
+
+
+async def test_nothing_is_received_at_once(loop, pair):
+    one, _ = pair
+    assert await loop.sock_recv(one, 0) == b""
+    assert await loop.sock_recv_into(one, bytearray()) == 0
+
+
+async def test_an_empty_datagram_is_sent(loop, datagram_pair):
+    one, other = datagram_pair
+    one.connect(other.getsockname())
+    await loop.sock_sendall(one, b"")
+    other.setblocking(False)
+    assert other.recvfrom(10) == (b"", one.getsockname())
+
+
+async def test_sending_nothing_may_fail(loop, socket_pair):
+    one, other = socket_pair
+    other.close()
+    with pytest.raises(BrokenPipeError):
+        await loop.sock_sendall(one, b"")
+
+
+class Shouting(socket.socket):
+    """Has methods of its own, which asyncio calls."""
+
+    def recv(self, *args):
+        return super().recv(*args).upper()
+
+    def recv_into(self, buffer, *args):
+        count = super().recv_into(buffer, *args)
+        buffer[:count] = bytes(buffer[:count]).upper()
+        return count
+
+    def send(self, data, *args):
+        return super().send(bytes(data).upper(), *args)
+
+
+async def test_the_methods_of_a_socket_of_ones_own_are_called(loop, socket_pair):
+    one, other = socket_pair
+    with Shouting(one.family, one.type, fileno=one.detach()) as shouting:
+        shouting.setblocking(False)
+        other.send(b"early")
+        assert await loop.sock_recv(shouting, 10) == b"EARLY"
+        receiving = loop.create_task(loop.sock_recv(shouting, 10))
+        await asyncio.sleep(0)
+        other.send(b"late")
+        assert await receiving == b"LATE"
+        buffer = bytearray(10)
+        receiving = loop.create_task(loop.sock_recv_into(shouting, buffer))
+        await asyncio.sleep(0)
+        other.send(b"into")
+        assert await receiving == 4
+        assert buffer[:4] == b"INTO"
+        await loop.sock_sendall(shouting, b"answer")
+        assert other.recv(10) == b"ANSWER"
+
+
+class Wrapper:
+    """A socket of whatever kind, without weak references."""
+
+    __slots__ = ("sock",)
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+
+async def test_what_only_acts_as_a_socket_will_do(loop, pair):
+    one, other = map(Wrapper, pair)
+    receiving = loop.create_task(loop.sock_recv(one, 10))
+    await asyncio.sleep(0)
+    await loop.sock_sendall(other, b"wrapped")
+    assert await receiving == b"wrapped"

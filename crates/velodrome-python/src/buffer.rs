@@ -2,7 +2,7 @@
 
 use std::{mem::MaybeUninit, slice};
 
-use pyo3::{ffi, prelude::*, types::PyBytes};
+use pyo3::{PyTraverseError, PyVisit, ffi, prelude::*, types::PyBytes};
 
 unsafe extern "C" {
     /// Shrinks a new bytes object in place; on failure it is freed and the pointer is null.
@@ -34,6 +34,14 @@ impl View {
             return Err(PyErr::fetch(object.py()));
         }
         Ok(View(view))
+    }
+
+    /// Shows the exporter to the garbage collector.
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: the view owns a reference to its exporter, which is what an `Option<Py>` is: a
+        // pointer that may be null.
+        let exporter = unsafe { &*(&raw const self.0.obj).cast::<Option<Py<PyAny>>>() };
+        visit.call(exporter)
     }
 
     pub fn len(&self) -> usize {

@@ -20,7 +20,7 @@ use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     intern,
     prelude::*,
-    types::{PyBytes, PyWeakrefReference},
+    types::{PyBytes, PyString, PyWeakrefReference},
 };
 use rustix::net::{RecvFlags, recv, send};
 use velodrome::{Error, Interest, Readiness, error::is_retry, net::SEND_FLAGS};
@@ -33,6 +33,8 @@ use crate::{
     event_loop::{Loop, SCRATCH_BYTES, new_future},
     gil::GilBound,
     handle::Handle,
+    imports::loaded,
+    transport::base::clone_of,
 };
 
 /// An operation that would have blocked.
@@ -53,6 +55,22 @@ impl Operation {
         !matches!(self, Operation::SendAll { .. })
     }
 
+    /// The method of Python's socket that does the same.
+    fn method<'py>(&self, py: Python<'py>) -> &'py Bound<'py, PyString> {
+        match self {
+            Operation::Receive { .. } => intern!(py, "recv"),
+            Operation::ReceiveInto { .. } => intern!(py, "recv_into"),
+            Operation::SendAll { .. } => intern!(py, "send"),
+        }
+    }
+
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Operation::Receive { .. } => Ok(()),
+            Operation::ReceiveInto { view } | Operation::SendAll { view, .. } => view.visit(visit),
+        }
+    }
+
     /// Tries the system call.
     fn attempt(&mut self, event_loop: &Bound<'_, Loop>, fd: RawFd) -> PyResult<Attempt> {
         let py = event_loop.py();
@@ -60,7 +78,10 @@ impl Operation {
         // a user closes it meanwhile, the call fails with EBADF.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         match self {
+            // As in Python's socket: nothing is asked of the kernel.
+            Operation::Receive { limit: 0 } => done(Ok(PyBytes::new(py, &[]).into_any().unbind())),
             Operation::Receive { limit } => done(receive(event_loop, fd, *limit)?),
+            Operation::ReceiveInto { view } if view.len() == 0 => done(Ok(0.into_py_any(py)?)),
             Operation::ReceiveInto { view } => {
                 let received = recv(fd, view.bytes_mut(py), RecvFlags::DONTWAIT);
                 done(match received {
@@ -70,13 +91,16 @@ impl Operation {
             }
             Operation::SendAll { view, sent } => {
                 let data = view.bytes(py);
-                while *sent < data.len() {
+                loop {
+                    // Once also for nothing: that is a datagram, or an error.
                     match send(fd, &data[*sent..], SEND_FLAGS) {
                         Ok(count) => *sent += count,
                         Err(error) => return done(Err(error)),
                     }
+                    if *sent >= data.len() {
+                        return done(Ok(py.None()));
+                    }
                 }
-                done(Ok(py.None()))
             }
         }
     }
@@ -141,6 +165,8 @@ impl SockWaiters {
     ) -> PyResult<Option<Bound<'py, Self>>> {
         let py = event_loop.py();
         let model = event_loop.get().model(py)?;
+        let reference = PyWeakrefReference::new(socket)?.unbind();
+        let (mut readers, mut writers) = (VecDeque::new(), VecDeque::new());
         match model.reactor().source(fd) {
             Some(Source::Sock(waiters)) => {
                 let waiters = waiters.into_bound(py);
@@ -150,6 +176,10 @@ impl SockWaiters {
                 {
                     return Ok(Some(waiters));
                 }
+                // Another object with this number. Who waits goes on, or hears that its own is
+                // closed.
+                let inner = waiters.get().0.get(py);
+                (readers, writers) = (inner.readers.take(), inner.writers.take());
             }
             None => {}
             Some(_) => return Ok(None),
@@ -159,9 +189,9 @@ impl SockWaiters {
             SockWaiters(GilBound::new(Inner {
                 event_loop: RefCell::new(Some(event_loop.clone().unbind())),
                 fd,
-                socket: PyWeakrefReference::new(socket)?.unbind(),
-                readers: RefCell::default(),
-                writers: RefCell::default(),
+                socket: reference,
+                readers: RefCell::new(readers),
+                writers: RefCell::new(writers),
             })),
         )?;
         let interest = Interest::READ | Interest::WRITE | Interest::EDGE;
@@ -173,6 +203,10 @@ impl SockWaiters {
         drop(stale);
         drop(registered.map_err(os_error)?);
         Ok(Some(waiters))
+    }
+
+    fn event_loop(&self, py: Python<'_>) -> Option<Py<Loop>> {
+        clone_of(py, &self.0.get(py).event_loop)
     }
 
     fn queue(&self, py: Python<'_>, read: bool) -> &RefCell<VecDeque<Waiter>> {
@@ -193,9 +227,7 @@ impl SockWaiters {
     /// Lets those who wait for a direction try again, in order, until one would block.
     fn serve(slf: &Bound<'_, Self>, read: bool) -> PyResult<()> {
         let py = slf.py();
-        let event_loop =
-            slf.get().0.get(py).event_loop.borrow().as_ref().map(|it| it.clone_ref(py));
-        let Some(event_loop) = event_loop else { return Ok(()) };
+        let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
         loop {
             // Taken out while it tries: setting its future runs nothing, but its errors may.
             let next = slf.get().queue(py, read).borrow_mut().pop_front();
@@ -257,9 +289,7 @@ impl SockWaiters {
             return Ok(());
         }
         // Watched level-triggered now: nobody waits any more, so the watch must end.
-        let event_loop =
-            slf.get().0.get(py).event_loop.borrow().as_ref().map(|it| it.clone_ref(py));
-        let Some(event_loop) = event_loop else { return Ok(()) };
+        let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
         let remove = if read { "_remove_reader" } else { "_remove_writer" };
         event_loop.call_method1(py, remove, (slf.get().0.get(py).fd,)).map(drop)
     }
@@ -293,6 +323,7 @@ impl SockWaiters {
                 for waiter in queue.iter() {
                     visit.call(&waiter.future)?;
                     visit.call(&waiter.socket)?;
+                    waiter.operation.visit(&visit)?;
                 }
             }
         }
@@ -314,14 +345,25 @@ fn number_of(socket: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     if fd < 0 { Err(os_error(Error::BADF)) } else { Ok(fd) }
 }
 
+/// Whether a method is what Python's socket class has, and not what a subclass has put there.
+fn is_original(socket: &Bound<'_, PyAny>, method: &Bound<'_, PyString>) -> PyResult<bool> {
+    let original = loaded(socket.py()).socket.bind(socket.py());
+    let class = socket.get_type();
+    Ok(class.is(original)
+        || (class.is_subclass(original)? && class.getattr(method)?.is(original.getattr(method)?)))
+}
+
 /// Does it now, or returns the future of it; `NotImplemented` if the number has to be shared with
-/// `add_reader` or `add_writer`.
+/// `add_reader` or `add_writer`, or if the socket has its own way to do it.
 fn start(
     event_loop: &Bound<'_, Loop>,
     socket: &Bound<'_, PyAny>,
     mut operation: Operation,
 ) -> PyResult<Py<PyAny>> {
     let py = event_loop.py();
+    if !is_original(socket, operation.method(py))? {
+        return Ok(py.NotImplemented());
+    }
     let fd = number_of(socket)?;
     if let Attempt::Done(value) = operation.attempt(event_loop, fd)? {
         return Ok(value);
@@ -342,7 +384,7 @@ fn start(
 
 #[pymethods]
 impl Loop {
-    fn _sock_recv(
+    fn _try_sock_recv(
         slf: &Bound<'_, Self>,
         sock: &Bound<'_, PyAny>,
         nbytes: isize,
@@ -352,7 +394,7 @@ impl Loop {
         start(slf, sock, Operation::Receive { limit })
     }
 
-    fn _sock_recv_into(
+    fn _try_sock_recv_into(
         slf: &Bound<'_, Self>,
         sock: &Bound<'_, PyAny>,
         buf: &Bound<'_, PyAny>,
@@ -366,7 +408,7 @@ impl Loop {
         start(slf, sock, Operation::ReceiveInto { view })
     }
 
-    fn _sock_sendall(
+    fn _try_sock_sendall(
         slf: &Bound<'_, Self>,
         sock: &Bound<'_, PyAny>,
         data: &Bound<'_, PyAny>,
