@@ -430,3 +430,46 @@ async def test_a_descriptor_is_free_when_its_transport_is_gone(loop):
         loop.add_reader(duplicate, print)
         assert loop.remove_reader(duplicate) is True
         os.close(duplicate)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "it broke"), RuntimeError("it broke"), KeyboardInterrupt()])
+@pytest.mark.parametrize("method", ["add_reader", "add_writer", "remove_reader", "remove_writer"])
+def test_what_fileno_raises_is_raised(loop, method, error):
+    class Broken:
+        def fileno(self):
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        use(loop, method, Broken())
+    assert caught.value is error
+
+
+def test_a_number_that_no_descriptor_has(loop):
+    for method in (loop.add_reader, loop.add_writer):
+        with pytest.raises(OverflowError):
+            method(2**40, print)
+    assert loop.remove_reader(2**40) is False
+    assert loop.remove_writer(2**40) is False
+
+
+async def test_the_other_direction_of_a_closed_descriptor_is_forgotten(loop):
+    calls = []
+    one, other = socket.socketpair()
+    number = one.fileno()
+    loop.add_writer(number, calls.append, "old")
+    one.close()
+    next_one, next_other = socket.socketpair()
+    with other, next_one, next_other:
+        assert next_one.fileno() == number
+        readable = loop.create_future()
+        try:
+            loop.add_reader(number, lambda: readable.done() or readable.set_result(None))
+        except FileNotFoundError:
+            # asyncio refuses it once.
+            loop.remove_reader(number)
+            loop.add_reader(number, lambda: readable.done() or readable.set_result(None))
+        next_other.send(b"x")
+        await readable
+        assert calls == []
+        assert loop.remove_reader(number)
+        assert not loop.remove_writer(number)

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 
 use pyo3::{
-    exceptions::{PyRuntimeError, PyValueError},
+    exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError},
     intern,
     prelude::*,
     types::{PyInt, PyTuple},
@@ -24,18 +24,28 @@ use crate::{
 fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     let py = object.py();
     let number = if object.is_instance_of::<PyInt>() {
-        object.extract()
+        object.clone()
     } else {
-        object.call_method0(intern!(py, "fileno")).and_then(|number| number.extract())
+        let number = object
+            .call_method0(intern!(py, "fileno"))
+            .and_then(|number| py.get_type::<PyInt>().call1((number,)));
+        number.map_err(|error| {
+            let is_no_file = error.is_instance_of::<PyAttributeError>(py)
+                || error.is_instance_of::<PyTypeError>(py)
+                || error.is_instance_of::<PyValueError>(py);
+            if !is_no_file {
+                return error;
+            }
+            match object.repr() {
+                Ok(object) => PyValueError::new_err(format!("Invalid file object: {object}")),
+                Err(error) => error,
+            }
+        })?
     };
-    match number {
-        Ok(number) if number >= 0 => Ok(number),
-        Ok(number) => Err(PyValueError::new_err(format!("Invalid file descriptor: {number}"))),
-        Err(error) if error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
-            Err(PyValueError::new_err(format!("Invalid file object: {}", object.repr()?)))
-        }
-        Err(error) => Err(error),
+    if number.lt(0)? {
+        return Err(PyValueError::new_err(format!("Invalid file descriptor: {number}")));
     }
+    number.extract()
 }
 
 fn used_by(descriptor: &Bound<'_, PyAny>, transport: &Bound<'_, PyAny>) -> PyResult<PyErr> {
@@ -71,8 +81,17 @@ impl Loop {
     fn watch(slf: &Bound<'_, Self>, fd: RawFd, read: bool, handle: Watcher) -> PyResult<()> {
         let py = slf.py();
         let source = slf.get().model(py)?.reactor().source(fd);
+        let mut stale = None;
         let mut sides = match source {
-            Some(Source::Watch { reader, writer }) => (reader, writer),
+            Some(Source::Watch { reader, writer }) => {
+                let mut sides = (reader, writer);
+                let other = if read { &mut sides.1 } else { &mut sides.0 };
+                // It may have watched a descriptor that is closed, and shall not hear of the new one.
+                if other.is_some() && !slf.get().model(py)?.reactor().is_current(fd) {
+                    stale = other.take();
+                }
+                sides
+            }
             Some(Source::Sock(waiters)) => {
                 // Those who wait in the other direction go on waiting, by a handle.
                 let waiters = waiters.bind(py);
@@ -85,9 +104,15 @@ impl Loop {
                 };
                 (side(true)?, side(false)?)
             }
-            Some(Source::Listener(listener)) => {
+            Some(Source::Listener(listener)) if read => {
                 listener.get().stop(py);
                 (None, None)
+            }
+            // Never writable, so nothing is lost; and the server goes on.
+            Some(Source::Listener(listener)) => {
+                let (number, listener) = (fd.into_pyobject(py)?, listener.bind(py).repr()?);
+                let message = format!("File descriptor {number} is used by {listener}");
+                return Err(PyRuntimeError::new_err(message));
             }
             Some(source) => match source.transport(py) {
                 // It is closing, and still writes what it has: its registration is not to be lost.
@@ -102,10 +127,7 @@ impl Loop {
         let side = if read { &mut sides.0 } else { &mut sides.1 };
         let replaced = side.replace(handle);
         Self::set_watch(slf, fd, sides)?;
-        match replaced {
-            Some(replaced) => replaced.cancel(py),
-            None => Ok(()),
-        }
+        [replaced, stale].into_iter().flatten().try_for_each(|watcher| watcher.cancel(py))
     }
 
     fn set_watch(
@@ -148,8 +170,8 @@ impl Loop {
                 Ok(true)
             }
             // How `asyncio.Server` stops to serve.
-            Some(Source::Listener(listener)) => Ok(listener.get().stop(py)),
-            Some(Source::Transport(_) | Source::Datagrams(_) | Source::Sock(_)) | None => Ok(false),
+            Some(Source::Listener(listener)) if read => Ok(listener.get().stop(py)),
+            Some(_) | None => Ok(false),
         }
     }
 
@@ -277,7 +299,12 @@ impl Loop {
 
 impl Loop {
     fn remove(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>, read: bool) -> PyResult<bool> {
-        let number = descriptor(fd)?;
+        let number = match descriptor(fd) {
+            Ok(number) => number,
+            // No descriptor has such a number, so nobody watches it.
+            Err(error) if error.is_instance_of::<PyOverflowError>(slf.py()) => return Ok(false),
+            Err(error) => return Err(error),
+        };
         if slf.get().model(slf.py()).is_err() {
             return Ok(false);
         }

@@ -74,6 +74,22 @@ impl<S: Clone> Reactor<S> {
         Ok(slot.source.replace(source))
     }
 
+    /// Whether the poller still has the descriptor that was registered: false if it was closed behind
+    /// our back, whoever has its number now.
+    pub fn is_current(&self, fd: RawFd) -> bool {
+        let slots = self.slots.borrow();
+        let Some(slot) = usize::try_from(fd).ok().and_then(|at| slots.get(at)) else {
+            return false;
+        };
+        if self.poller.is_inherited() {
+            return true;
+        }
+        // SAFETY: not negative, and only handed to `epoll_ctl`.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        slot.interest != Interest::NONE
+            && self.poller.modify(borrowed, token(fd, slot.generation), slot.interest).is_ok()
+    }
+
     /// Changes what the present source of `fd` hears of.
     pub fn set_interest(&self, fd: RawFd, interest: Interest) -> Result<()> {
         let mut slots = self.slots.borrow_mut();
@@ -130,7 +146,7 @@ impl<S: Clone> Reactor<S> {
             // A forked child must not touch its parent's registrations.
             return Ok(());
         }
-        let token = Token(u64::from(generation) << 32 | u64::from(fd.cast_unsigned()));
+        let token = token(fd, generation);
         // SAFETY: `fd` is not negative (callers index by it), and it is only handed to `epoll_ctl`,
         // which answers EBADF if it is not open.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -155,6 +171,11 @@ impl<S: Clone> Reactor<S> {
             }
         }
     }
+}
+
+/// What the poller calls a registration.
+fn token(fd: RawFd, generation: u32) -> Token {
+    Token(u64::from(generation) << 32 | u64::from(fd.cast_unsigned()))
 }
 
 #[cfg(test)]
