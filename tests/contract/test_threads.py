@@ -332,3 +332,27 @@ def test_threadsafe_handles_are_cancelled_or_run_but_never_both(loop):
     threads[0].join()
     assert ran | cancelled == set(range(500))
     assert not ran & cancelled
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="cancel() waits for the callback since 3.14")
+def test_cancelling_from_another_thread_does_not_wait_before_3_14(loop):
+    begun, cancelled = threading.Event(), threading.Event()
+    seen = []
+
+    def callback():
+        begun.set()
+        seen.append(cancelled.wait(20))
+        loop.stop()
+
+    def cancel():
+        handle = loop.call_soon_threadsafe(callback)
+        assert begun.wait(20)
+        handle.cancel()
+        assert handle.cancelled()
+        cancelled.set()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    loop.run_forever()
+    thread.join()
+    assert seen == [True]

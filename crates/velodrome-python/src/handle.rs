@@ -39,8 +39,11 @@ enum Sharing {
 }
 
 impl Sharing {
-    fn of(call: &Call) -> Self {
-        if call.thread_safe { Sharing::ThreadSafe } else { Sharing::Local }
+    /// asyncio's handles are for one thread before Python 3.14: to wait there for a callback that
+    /// is running could be a deadlock.
+    fn of(py: Python<'_>, call: &Call) -> Self {
+        let shared = call.thread_safe && loaded(py).threadsafe_handle.is_some();
+        if shared { Sharing::ThreadSafe } else { Sharing::Local }
     }
 }
 
@@ -77,7 +80,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_micros(200);
 
 impl Handle {
     pub fn new(event_loop: &Bound<'_, Loop>, call: Call) -> Self {
-        let sharing = Sharing::of(&call);
+        let sharing = Sharing::of(event_loop.py(), &call);
         let Call { callback, arguments, context, .. } = call;
         Handle(GilBound::new(Inner {
             callback: Cell::new(Some(callback)),
@@ -139,7 +142,7 @@ impl Handle {
         if inner.cancelled.get() || !Self::is_exclusive(slf) {
             return Err(call);
         }
-        inner.sharing.set(Sharing::of(&call));
+        inner.sharing.set(Sharing::of(slf.py(), &call));
         inner.callback.set(Some(call.callback));
         inner.arguments.set(call.arguments);
         inner.context.set(Some(call.context));
@@ -277,10 +280,11 @@ impl Handle {
     #[getter]
     fn __class__(slf: &Bound<'_, Self>) -> Py<PyAny> {
         let imports = loaded(slf.py());
-        if slf.get().0.get(slf.py()).sharing.get() == Sharing::Local {
-            imports.handle.clone_ref(slf.py())
-        } else {
-            imports.threadsafe_handle.clone_ref(slf.py())
+        match &imports.threadsafe_handle {
+            Some(class) if slf.get().0.get(slf.py()).sharing.get() != Sharing::Local => {
+                class.clone_ref(slf.py())
+            }
+            _ => imports.handle.clone_ref(slf.py()),
         }
     }
 

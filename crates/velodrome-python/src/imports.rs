@@ -13,7 +13,7 @@ pub struct Imports {
     pub handle: Py<PyAny>,
     pub timer_handle: Py<PyAny>,
     /// `_ThreadSafeHandle`, where the version has it.
-    pub threadsafe_handle: Py<PyAny>,
+    pub threadsafe_handle: Option<Py<PyAny>>,
     /// The names of `asyncio.tasks` and `asyncio.futures`, where programs may replace `Task` and
     /// `Future`.
     pub tasks: Py<PyDict>,
@@ -58,10 +58,7 @@ impl Imports {
         let handle = events.getattr("Handle")?;
         Ok(Imports {
             base_event_loop: py.import("asyncio.base_events")?.getattr("BaseEventLoop")?.unbind(),
-            threadsafe_handle: events
-                .getattr_opt("_ThreadSafeHandle")?
-                .unwrap_or_else(|| handle.clone())
-                .unbind(),
+            threadsafe_handle: events.getattr_opt("_ThreadSafeHandle")?.map(Bound::unbind),
             handle: handle.unbind(),
             timer_handle: events.getattr("TimerHandle")?.unbind(),
             tasks: py.import("asyncio.tasks")?.dict().unbind(),
