@@ -34,30 +34,41 @@ class SubprocessTransport(asyncio.base_subprocess.BaseSubprocessTransport):
             **kwargs,
         )
         self._loop._children.add(self)
-        self._watch()
+        try:
+            self._watch()
+        except BaseException:
+            # Nobody could tell its end.
+            self._stop_watching()
+            with self._proc:
+                self._proc.kill()
+            raise
 
     # ---- its end ---------------------------------------------------------------------------
 
     def _watch(self):
         try:
             self._pidfd = os.pidfd_open(self._proc.pid)
+            self._loop.add_reader(self._pidfd, self._child_exited)
         except ProcessLookupError:
             # It has ended, and as SIGCHLD is ignored nothing is left of it.
             self._loop.call_soon(self._child_exited)
-        except OSError:
-            # No descriptor is to be had, or the kernel does not know how: a thread waits.
+        except (AttributeError, OSError):
+            # No descriptor is to be had or watched, or this Python or the kernel does not know how:
+            # a thread waits.
+            self._close_pidfd()
             threading.Thread(
                 target=_wait_in_thread,
                 args=(self._loop, self._proc.pid, self._child_exited),
                 name=f"velodrome-waitpid-{self._proc.pid}",
                 daemon=True,
             ).start()
-        else:
-            self._loop.add_reader(self._pidfd, self._child_exited)
 
     def _stop_watching(self):
-        """Close the pidfd, of a child that has ended or whose loop is closed."""
+        """The child has ended, or its loop is closed."""
         self._loop._children.discard(self)
+        self._close_pidfd()
+
+    def _close_pidfd(self):
         if self._pidfd >= 0:
             if not self._loop.is_closed():
                 self._loop.remove_reader(self._pidfd)
@@ -92,7 +103,7 @@ class SubprocessTransport(asyncio.base_subprocess.BaseSubprocessTransport):
         if self._returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
-            if self._pidfd >= 0:
+            if self._pidfd >= 0 and hasattr(signals, "pidfd_send_signal"):
                 signals.pidfd_send_signal(self._pidfd, signal)
             else:
                 self._proc.send_signal(signal)

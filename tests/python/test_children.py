@@ -21,8 +21,13 @@ def loop(new_loop):
         yield loop
 
 
-@pytest.fixture(params=[errno.EMFILE, errno.ENOSYS, errno.EPERM])
+@pytest.fixture(params=["missing", errno.EMFILE, errno.ENOSYS, errno.EPERM])
 def no_pidfd(request, monkeypatch):
+    if request.param == "missing":  # built with headers of an older kernel
+        monkeypatch.delattr(os, "pidfd_open")
+        monkeypatch.delattr(signal, "pidfd_send_signal")
+        return
+
     def refuse(pid, flags=0):
         raise OSError(request.param, os.strerror(request.param))
 
@@ -118,3 +123,36 @@ def test_a_child_watcher_is_not_asked(loop, monkeypatch):
         return await (await asyncio.create_subprocess_exec("/bin/true")).wait()
 
     assert loop.run_until_complete(main()) == 0
+
+
+def test_a_thread_waits_for_a_child_that_the_poller_refuses(loop, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def main():
+        before = open_fds()
+        monkeypatch.setattr(loop, "add_reader", refuse)
+        child = await asyncio.create_subprocess_exec(*FOREVER)
+        assert len(wait_threads()) == 1
+        assert open_fds() == before
+        child.kill()
+        assert await child.wait() == -signal.SIGKILL
+
+    loop.run_until_complete(main())
+
+
+def test_a_child_whose_end_nobody_can_tell_is_not_left_running(loop, no_pidfd, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    async def main():
+        before = open_fds()
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await asyncio.create_subprocess_exec(*FOREVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert loop._children == set()
+        assert open_fds() == before
+
+    loop.run_until_complete(main())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
