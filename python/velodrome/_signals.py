@@ -5,6 +5,7 @@ loop's in any case, so that Ctrl-C ends its sleep; `_native` restores the user's
 afterwards.
 """
 
+import contextlib
 import signal
 
 
@@ -23,13 +24,29 @@ class SignalMethods:
     def _csock(self):
         return _WakeupSocket(self)
 
+    def add_signal_handler(self, sig, callback, *args):
+        """Call callback(*args) when the signal arrives; only in the main thread.
+
+        Raises ValueError for what is no signal, RuntimeError for one that cannot be caught, in
+        another thread, and if the loop is closed.
+        """
+        try:
+            super().add_signal_handler(sig, callback, *args)
+        finally:
+            self._keep_wakeup_fd()
+
     def remove_signal_handler(self, sig):
         """Undo add_signal_handler. Returns whether there was a handler."""
         removed = super().remove_signal_handler(sig)
-        if removed and not self._signal_handlers and self._runs_with_wakeup_fd():
-            # asyncio's method has taken the descriptor away, which a running loop needs.
-            signal.set_wakeup_fd(self._signal_fd())
+        if removed:
+            self._keep_wakeup_fd()
         return removed
+
+    def _keep_wakeup_fd(self):
+        """Without handlers, asyncio's methods take the descriptor away; a running loop needs it."""
+        if not self._signal_handlers and self._runs_with_wakeup_fd():
+            with contextlib.suppress(ValueError):  # in another thread: nothing was taken away
+                signal.set_wakeup_fd(self._signal_fd())
 
     def _has_signal_handlers(self):
         return bool(self._signal_handlers)

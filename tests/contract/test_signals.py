@@ -1,6 +1,7 @@
 """Signals: the loop's own handlers, Python's, and Ctrl-C."""
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import signal
@@ -476,3 +477,28 @@ def test_sigterm_stops_a_service_in_order(loop_name):
         child.terminate()
         stdout, stderr = child.communicate(timeout=60)
     assert (stdout, child.returncode) == ("stopped\n", 0), stderr
+
+
+def test_a_wakeup_descriptor_set_and_closed_in_the_run_does_no_harm(loop, socket_pair):
+    one, _ = socket_pair
+
+    async def main():
+        signal.set_wakeup_fd(one.fileno(), warn_on_full_buffer=False)
+        one.close()
+        return "result"
+
+    try:
+        assert loop.run_until_complete(main()) == "result"
+    finally:
+        with contextlib.suppress(ValueError, OSError):
+            signal.set_wakeup_fd(-1)
+
+
+@pytest.mark.differs("asyncio takes the descriptor away")
+async def test_a_signal_that_cannot_be_caught_leaves_the_wakeup_descriptor(loop):
+    with pytest.raises(RuntimeError, match="cannot be caught"):
+        loop.add_signal_handler(signal.SIGKILL, print)
+    fd = signal.set_wakeup_fd(-1)
+    if fd != -1:
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    assert fd != -1
