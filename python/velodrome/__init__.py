@@ -17,15 +17,9 @@ from ._native import __version__
 if _typing.TYPE_CHECKING:
     from ._policy import EventLoopPolicy, install, uninstall
 
-__all__ = (
-    "EventLoopPolicy",
-    "Loop",
-    "__version__",
-    "install",
-    "new_event_loop",
-    "run",
-    "uninstall",
-)
+__all__ = ["Loop", "__version__", "new_event_loop", "run"]
+if _sys.version_info < (3, 16):
+    __all__ += ["EventLoopPolicy", "install", "uninstall"]
 
 _T = _typing.TypeVar("_T")
 
@@ -56,7 +50,7 @@ def run(
 def __getattr__(name: str) -> _typing.Any:
     # asyncio's policies are deprecated since 3.14 and end with 3.16: touching them warns, so it
     # happens only for those who ask.
-    if name in ("EventLoopPolicy", "install", "uninstall"):
+    if name in __all__:
         from . import _policy
 
         return getattr(_policy, name)

@@ -33,6 +33,12 @@ def patch():
         asyncio.EventLoop = velodrome.Loop
 
 
+def _set_first_path(path):
+    """Put it where Python has put the directory of `-m velodrome`, unless it was told not to."""
+    if not sys.flags.safe_path:
+        sys.path[0] = path
+
+
 def main(argv):
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stdout if argv else sys.stderr)
@@ -53,16 +59,16 @@ def main(argv):
     patch()
     if option == "-m":
         sys.argv = rest
-        sys.path[0] = os.getcwd()
+        _set_first_path(os.getcwd())
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif option == "-c":
         sys.argv = ["-c", *rest[1:]]
-        sys.path[0] = ""
+        _set_first_path("")
         program = sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(rest[0], "<string>", "exec"), program.__dict__)
     else:
         sys.argv = argv
-        sys.path[0] = os.path.dirname(os.path.abspath(option))
+        _set_first_path(os.path.dirname(os.path.realpath(option)))
         runpy.run_path(option, run_name="__main__")
     return 0
 

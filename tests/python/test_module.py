@@ -239,3 +239,30 @@ def test_ctrl_c_ends_the_program_as_it_ends_python(folder):
         assert stderr.splitlines()[-1] == "KeyboardInterrupt"
         statuses.append(child.returncode)
     assert statuses[0] == statuses[1]
+
+
+def test_a_link_to_a_script_finds_what_is_beside_the_script(folder):
+    (folder / "folder" / "helper.py").write_text("answer = 43\n")
+    (folder / "folder" / "real.py").write_text("import helper\nprint(helper.answer)\n")
+    (folder / "link.py").symlink_to(folder / "folder" / "real.py")
+    assert both("link.py", cwd=folder).stdout == "43\n"
+
+
+@pytest.mark.parametrize("args", [["program.py"], ["-c", PROGRAM], ["-m", "json.tool", "--help"]])
+def test_the_safe_path_stays_safe(folder, args):
+    code = "import sys, atexit; atexit.register(lambda: print(sys.path))"
+    (folder / "program.py").write_text(code)
+    if args[0] == "-c":
+        args = ["-c", code]
+    ours, theirs = (
+        subprocess.run(
+            [sys.executable, "-P", *module, *args],
+            env=child_environment(),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        for module in (["-m", "velodrome"], [])
+    )
+    assert (ours.returncode, ours.stdout) == (theirs.returncode, theirs.stdout), ours.stderr
