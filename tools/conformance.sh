@@ -11,11 +11,16 @@ rm -rf "$logs"; mkdir -p "$logs"
 failed=
 for wanted; do
     python=$(PYTHON=$wanted tools/build.sh)
+    name=${wanted//\//_}
     for loop in velodrome asyncio; do
         printf '\n== %s: %s\n' "$wanted" "$loop"
-        "$python" tests/cpython/run.py --loop "$loop" | tee "$logs/$wanted.$loop" || failed+=" $wanted/$loop"
+        "$python" tests/cpython/run.py --loop "$loop" | tee "$logs/$name.$loop" ||
+            [ "$loop" = asyncio ] || failed+=" $wanted"
     done
 done
 "$python" tools/conformance.py "$logs" >docs/conformance.md
 echo "wrote docs/conformance.md"
-[ -z "$failed" ] || echo "tests failed:$failed" >&2
+if [ -n "$failed" ]; then
+    echo "tests failed:$failed" >&2
+    exit 1
+fi

@@ -18,8 +18,9 @@ tags=
 for wanted; do
     name=$wanted; [ "$wanted" != default ] || name=
     if ! python=$(PYTHON=$name tools/python.sh); then
-        tags+=" $wanted"; status=1
-        echo "NOT TESTED: no such interpreter on this machine" | tee "$logs/$wanted"
+        tag=${wanted//\//_}
+        tags+=" $tag"; status=1
+        echo "NOT TESTED: no such interpreter on this machine" | tee "$logs/$tag"
         continue
     fi
     tag=$(PYTHON=$python tools/python.sh --tag)

@@ -1,8 +1,8 @@
 //! What every poller promises, and the choice of one.
 //!
-//! A poller tells which registered descriptors are ready; it is level-triggered, knows nothing of
-//! who asked, and names a descriptor by the token it was registered with. The interface speaks of
-//! events, not of readiness alone, so that a completion-based backend can report "received n
+//! A poller tells which registered descriptors are ready; it is level-triggered unless asked for
+//! edges, knows nothing of who asked, and names a descriptor by the token it was registered with. The
+//! interface speaks of events, not of readiness alone, so that a completion-based backend can report "received n
 //! bytes" through the same door later.
 
 mod epoll;
@@ -26,11 +26,6 @@ impl Interest {
     #[inline]
     pub fn contains(self, other: Interest) -> bool {
         self.0 & other.0 == other.0
-    }
-
-    #[must_use]
-    pub fn without(self, other: Interest) -> Interest {
-        Interest(self.0 & !other.0)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Cancelling marks a timer in its owner's hands ([`Cancellable`]) and leaves its entry in the
 //! heap; the heap drops it when it comes up, or all of them at once when they are the majority.
-//! The exception is the entry that was added last and never moved: it is taken back at once,
-//! which is what a timeout that did not strike usually is.
+//! The exception is the entry at the end of the array: it is taken back at once, which is what a
+//! timeout that did not strike usually is.
 //!
 //! No method runs foreign code while the heap is half-updated: removed timers are handed to the
 //! caller, who drops them when nothing is borrowed.

@@ -9,7 +9,7 @@
 //!   it from its parent. [`Epoll::is_inherited`] tells, and the registry then keeps its hands off.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
@@ -134,11 +134,5 @@ impl Epoll {
         }
         epoll::wait(&self.fd, spare_capacity(buffer), timeout.as_ref())?;
         Ok(())
-    }
-}
-
-impl AsFd for Epoll {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }
