@@ -10,7 +10,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-all conformance asan check fmt bench bench-quick clean
+.PHONY: help run build test test-python test-all conformance asan test-ecosystem check fmt bench bench-quick clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-all      the same on each of PYTHONS="$(PYTHONS)"'
 	@echo 'make conformance   CPython'"'"'s tests on both loops, side by side: docs/conformance.md'
 	@echo 'make asan          the Python tests with AddressSanitizer in the extension'
+	@echo 'make test-ecosystem  the suites of projects that use asyncio, on both loops: docs/ecosystem.md'
 	@echo 'make check         the part of make test that needs no build: format, clippy, Rust tests'
 	@echo 'make test-python   the Python part of make test'
 	@echo 'make build         compile the extension into python/velodrome and .venv/VERSION'
@@ -46,6 +47,9 @@ conformance:
 
 asan:
 	@tools/asan.sh
+
+test-ecosystem:
+	@tools/ecosystem.sh
 
 check:
 	@tools/check.sh
