@@ -7,8 +7,8 @@ from session import OUTCOMES
 HEAD = """\
 # The suites of asyncio's users
 
-The tests of projects that people use with asyncio, as their releases bring them, run on stock asyncio and on velodrome,
-one after the other on one machine: {version}, {date}. Written by `make test-ecosystem`; how the suites are run is in
+The tests of projects that people use with asyncio, as their releases bring them, run on stock asyncio and then on
+velodrome, on one machine: {version}, {date}. Written by `make test-ecosystem`; how the suites are run is in
 [tests/ecosystem](../tests/ecosystem/README.md).
 
 {table}
