@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import select
 import socket
+import weakref
 
 import pytest
 from checker import Recorder, polled
@@ -473,3 +475,33 @@ async def test_the_other_direction_of_a_closed_descriptor_is_forgotten(loop):
         assert calls == []
         assert loop.remove_reader(number)
         assert not loop.remove_writer(number)
+
+
+@pytest.mark.parametrize("method", ["reader", "writer"])
+def test_a_closed_socket_can_still_be_removed(loop, socket_pair, method):
+    one, other = socket_pair
+    getattr(loop, f"add_{method}")(one, print)
+    one.close()
+    assert getattr(loop, f"remove_{method}")(one) is True
+    with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+        getattr(loop, f"remove_{method}")(one)
+    with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+        getattr(loop, f"remove_{method}")(other.close() or other)
+
+
+def test_a_socket_stays_open_while_it_is_watched(loop):
+    one, other = socket.socketpair()
+    received = []
+    watched = weakref.ref(one)
+    loop.add_reader(one, lambda: (received.append(watched().recv(10)), loop.stop()))
+    del one
+    gc.collect()
+    with other:
+        other.send(b"x")
+        loop.run_forever()
+        assert received == [b"x"]
+        with watched() as one:
+            loop.remove_reader(one)
+        del one
+        gc.collect()
+        assert watched() is None

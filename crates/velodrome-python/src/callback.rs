@@ -250,6 +250,8 @@ pub enum Source {
     Watch {
         reader: Option<Watcher>,
         writer: Option<Watcher>,
+        /// What was given in place of a number, which stays open as long as it is watched.
+        file: Option<Py<PyAny>>,
     },
     Transport(Py<StreamTransport>),
     Datagrams(Py<DatagramTransport>),
@@ -308,9 +310,10 @@ impl Clone for Source {
         // SAFETY: as in `Timer::is_cancelled`.
         let py = unsafe { Python::assume_attached() };
         match self {
-            Source::Watch { reader, writer } => Source::Watch {
+            Source::Watch { reader, writer, file } => Source::Watch {
                 reader: reader.as_ref().map(|reader| reader.clone_ref(py)),
                 writer: writer.as_ref().map(|writer| writer.clone_ref(py)),
+                file: file.as_ref().map(|file| file.clone_ref(py)),
             },
             Source::Transport(transport) => Source::Transport(transport.clone_ref(py)),
             Source::Datagrams(transport) => Source::Datagrams(transport.clone_ref(py)),
@@ -355,7 +358,7 @@ impl ModelSource for Source {
             Source::Datagrams(transport) => {
                 push(Callback::Datagrams(transport, datagram::Turn::Ready(readiness)));
             }
-            Source::Watch { reader, writer } => {
+            Source::Watch { reader, writer, .. } => {
                 if let (true, Some(reader)) = (readiness.readable, reader) {
                     push(reader.into());
                 }
@@ -372,8 +375,11 @@ impl ModelSource for Source {
 impl Source {
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
-            Source::Watch { reader, writer } => {
-                [reader, writer].into_iter().flatten().try_for_each(|watcher| watcher.visit(visit))
+            Source::Watch { reader, writer, file } => {
+                for watcher in [reader, writer].into_iter().flatten() {
+                    watcher.visit(visit)?;
+                }
+                visit.call(file)
             }
             Source::Transport(transport) => visit.call(transport),
             Source::Datagrams(transport) => visit.call(transport),

@@ -78,17 +78,27 @@ pub fn ensure_no_transport(
 
 impl Loop {
     /// Replaces the handle of one direction, and tells the poller. Cancels the replaced one.
-    fn watch(slf: &Bound<'_, Self>, fd: RawFd, read: bool, handle: Watcher) -> PyResult<()> {
+    fn watch(
+        slf: &Bound<'_, Self>,
+        file: &Bound<'_, PyAny>,
+        fd: RawFd,
+        read: bool,
+        handle: Watcher,
+    ) -> PyResult<()> {
         let py = slf.py();
+        let mut file = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
         let source = slf.get().model(py)?.reactor().source(fd);
         let mut stale = None;
         let mut sides = match source {
-            Some(Source::Watch { reader, writer }) => {
+            Some(Source::Watch { reader, writer, file: present }) => {
                 let mut sides = (reader, writer);
                 let other = if read { &mut sides.1 } else { &mut sides.0 };
                 // It may have watched a descriptor that is closed, and shall not hear of the new one.
                 if other.is_some() && !slf.get().model(py)?.reactor().is_current(fd) {
                     stale = other.take();
+                }
+                if other.is_some() {
+                    file = present;
                 }
                 sides
             }
@@ -126,7 +136,7 @@ impl Loop {
         };
         let side = if read { &mut sides.0 } else { &mut sides.1 };
         let replaced = side.replace(handle);
-        Self::set_watch(slf, fd, sides)?;
+        Self::set_watch(slf, fd, sides, file)?;
         [replaced, stale].into_iter().flatten().try_for_each(|watcher| watcher.cancel(py))
     }
 
@@ -134,6 +144,7 @@ impl Loop {
         slf: &Bound<'_, Self>,
         fd: RawFd,
         (reader, writer): (Option<Watcher>, Option<Watcher>),
+        file: Option<Py<PyAny>>,
     ) -> PyResult<()> {
         let mut interest = Interest::NONE;
         if reader.is_some() {
@@ -146,7 +157,7 @@ impl Loop {
         let old = if interest == Interest::NONE {
             model.reactor().deregister(fd)
         } else {
-            let source = Source::Watch { reader, writer };
+            let source = Source::Watch { reader, writer, file };
             model.reactor().register(fd, source, interest).map_err(os_error)?
         };
         drop(model);
@@ -162,10 +173,10 @@ impl Loop {
             Err(_) => return Ok(false),
         };
         match source {
-            Some(Source::Watch { mut reader, mut writer }) => {
+            Some(Source::Watch { mut reader, mut writer, file }) => {
                 let side = if read { &mut reader } else { &mut writer };
                 let Some(removed) = side.take() else { return Ok(false) };
-                Self::set_watch(slf, fd, (reader, writer))?;
+                Self::set_watch(slf, fd, (reader, writer), file)?;
                 removed.cancel(py)?;
                 Ok(true)
             }
@@ -201,6 +212,7 @@ impl Loop {
 
     fn add<'py>(
         slf: &Bound<'py, Self>,
+        file: &Bound<'py, PyAny>,
         fd: RawFd,
         read: bool,
         callback: Bound<'py, PyAny>,
@@ -209,7 +221,7 @@ impl Loop {
     ) -> PyResult<Bound<'py, PyAny>> {
         drop(slf.get().model(slf.py())?);
         let handle = Self::new_watcher(slf, callback, arguments, context)?;
-        Self::watch(slf, fd, read, Watcher::new(&handle))?;
+        Self::watch(slf, file, fd, read, Watcher::new(&handle))?;
         Ok(handle)
     }
 }
@@ -229,7 +241,7 @@ impl Loop {
     ) -> PyResult<()> {
         let number = descriptor(fd)?;
         ensure_no_transport(slf, fd, number)?;
-        Self::add(slf, number, true, callback, args, None).map(drop)
+        Self::add(slf, fd, number, true, callback, args, None).map(drop)
     }
 
     /// Call callback(*args) whenever fd is writable; otherwise like add_reader.
@@ -242,7 +254,7 @@ impl Loop {
     ) -> PyResult<()> {
         let number = descriptor(fd)?;
         ensure_no_transport(slf, fd, number)?;
-        Self::add(slf, number, false, callback, args, None).map(drop)
+        Self::add(slf, fd, number, false, callback, args, None).map(drop)
     }
 
     /// Stop watching fd for reading. Returns whether it was watched.
@@ -263,7 +275,7 @@ impl Loop {
         args: &Bound<'py, PyTuple>,
         context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        Self::add(slf, descriptor(fd)?, true, callback, args, context)
+        Self::add(slf, fd, descriptor(fd)?, true, callback, args, context)
     }
 
     #[pyo3(signature = (fd, callback, *args, context = None))]
@@ -274,7 +286,7 @@ impl Loop {
         args: &Bound<'py, PyTuple>,
         context: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        Self::add(slf, descriptor(fd)?, false, callback, args, context)
+        Self::add(slf, fd, descriptor(fd)?, false, callback, args, context)
     }
 
     fn _remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -299,16 +311,29 @@ impl Loop {
 
 impl Loop {
     fn remove(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>, read: bool) -> PyResult<bool> {
+        let py = slf.py();
         let number = match descriptor(fd) {
             Ok(number) => number,
             // No descriptor has such a number, so nobody watches it.
-            Err(error) if error.is_instance_of::<PyOverflowError>(slf.py()) => return Ok(false),
-            Err(error) => return Err(error),
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) => return Ok(false),
+            // It was closed before it was removed, and is known by itself.
+            Err(error) => match Self::number_of_watched(slf, fd) {
+                Some(number) => return Self::unwatch(slf, number, read),
+                None => return Err(error),
+            },
         };
-        if slf.get().model(slf.py()).is_err() {
+        if slf.get().model(py).is_err() {
             return Ok(false);
         }
         ensure_no_transport(slf, fd, number)?;
         Self::unwatch(slf, number, read)
+    }
+
+    #[cold]
+    fn number_of_watched(slf: &Bound<'_, Self>, file: &Bound<'_, PyAny>) -> Option<RawFd> {
+        let model = slf.get().model(slf.py()).ok()?;
+        model.reactor().find(|source| {
+            matches!(source, Source::Watch { file: Some(watched), .. } if watched.is(file))
+        })
     }
 }

@@ -141,6 +141,13 @@ impl<S: Clone> Reactor<S> {
         }
     }
 
+    /// The first descriptor whose source is the one looked for.
+    pub fn find(&self, mut is_it: impl FnMut(&S) -> bool) -> Option<RawFd> {
+        let slots = self.slots.borrow();
+        let at = slots.iter().position(|slot| slot.source.as_ref().is_some_and(&mut is_it))?;
+        RawFd::try_from(at).ok()
+    }
+
     fn tell(&self, fd: RawFd, generation: u32, old: Interest, new: Interest) -> Result<()> {
         if self.poller.is_inherited() {
             // A forked child must not touch its parent's registrations.
