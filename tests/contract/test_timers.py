@@ -1,6 +1,7 @@
 """call_later and call_at."""
 
 import asyncio
+import contextlib
 import math
 import random
 import time
@@ -268,3 +269,84 @@ def test_what_takes_no_arguments_takes_none(loop, function):
         getattr(loop, function)(1)
     with pytest.raises(TypeError, match=rf"{function}\(\) got an unexpected keyword argument 'x'"):
         getattr(loop, function)(x=1)
+
+
+class OtherClock:
+    """A clock that a test turns."""
+
+    def __init__(self, time):
+        self.real, self.ahead = time, 0
+
+    def __call__(self):
+        return self.real() + self.ahead
+
+
+def has_run(loop, ran):
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.sleep(0))
+    return bool(ran)
+
+
+def test_timers_follow_a_time_put_on_the_loop(loop):
+    ran = []
+    timer = loop.call_later(3600, ran.append, 1)
+    loop.time = clock = OtherClock(loop.time)
+    assert not has_run(loop, ran)
+    clock.ahead = 3599
+    assert not has_run(loop, ran)
+    clock.ahead = 3600
+    assert has_run(loop, ran)
+    late = loop.call_later(3600, ran.append, 2)
+    assert late.when() - timer.when() >= 3600
+    del loop.time
+    clock.ahead = 10_000
+    ran.clear()
+    assert not has_run(loop, ran)
+    late.cancel()
+
+
+def test_timers_follow_the_time_of_a_subclass(new_loop):
+    with contextlib.closing(new_loop()) as loop:
+        base = type(loop)
+
+    class Ahead(base):
+        ahead = 0
+
+        def time(self):
+            return super().time() + self.ahead
+
+    loop, ran = Ahead(), []
+    loop.call_later(3600, ran.append, 1)
+    assert not has_run(loop, ran)
+    loop.ahead = 3600
+    assert has_run(loop, ran)
+    loop.close()
+
+
+def test_a_time_that_stands_still(loop):
+    loop.time = lambda: 100
+    order = []
+    loop.call_later(0, order.append, "now")
+    loop.call_at(100, order.append, "at")
+    loop.call_later(1, order.append, "never")
+    has_run(loop, order)
+    assert order == ["now", "at"]
+
+
+def test_what_a_time_raises_leaves_the_loop(loop):
+    def broken():
+        raise ZeroDivisionError
+
+    loop.call_later(3600, print)
+    loop.time = broken
+    with pytest.raises(ZeroDivisionError):
+        loop.run_forever()
+    del loop.time
+
+
+@pytest.mark.parametrize("when", [5, 5.0, 5.5])
+def test_when_is_what_was_given(loop, when):
+    timer = loop.call_at(when, print)
+    assert timer.when() == when
+    assert type(timer.when()) is type(when)
+    timer.cancel()

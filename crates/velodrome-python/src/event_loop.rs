@@ -46,6 +46,8 @@ pub struct State {
     /// `call_soon` is the package's own: no subclass and no program has put another in its place,
     /// which would see what ours returns.
     exact: Cell<bool>,
+    /// Whether the class, and whether the loop itself, has another `time` than the package's.
+    own_clock: [Cell<bool>; 2],
     task_factory: RefCell<Option<Py<PyAny>>>,
     /// Transports that hold writes back until the end of the batch.
     deferred: RefCell<Vec<Py<StreamTransport>>>,
@@ -202,6 +204,18 @@ struct Run {
 }
 
 impl Loop {
+    /// Whether a program's own `time` stands in place of ours.
+    #[inline]
+    pub fn has_own_clock(&self, py: Python<'_>) -> bool {
+        self.state(py).own_clock.iter().any(Cell::get)
+    }
+
+    #[cold]
+    pub fn own_now_ns(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        // Rounded as deadlines are: a timer for just this time is due.
+        Ok(deadline_ns(slf.call_method0(intern!(slf.py(), "time"))?.extract()?))
+    }
+
     fn check_running(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         if slf.get().state(py).thread.get().is_some() {
@@ -310,6 +324,7 @@ impl Loop {
             thread: Cell::new(None),
             debug: Cell::new(false),
             exact: Cell::new(false),
+            own_clock: [const { Cell::new(false) }; 2],
             task_factory: RefCell::new(None),
             deferred: RefCell::default(),
             spare: Cell::new(None),
@@ -321,14 +336,16 @@ impl Loop {
         })))
     }
 
-    /// Called by the package's `Loop.__init__`: `exact` says that the class is not a subclass.
-    fn _set_up(&self, py: Python<'_>, exact: bool, join_writes: bool) {
+    /// Called by the package's `Loop.__init__`: `exact` says that the class is not a subclass,
+    /// `own_clock` that it has another `time`.
+    fn _set_up(&self, py: Python<'_>, exact: bool, own_clock: bool, join_writes: bool) {
         self.state(py).exact.set(exact);
+        self.state(py).own_clock[0].set(own_clock);
         self.state(py).join_writes.set(join_writes);
     }
 
-    /// As of any object, but a `call_soon` put on the loop is noted: it sees what ours returns, so
-    /// steps of tasks get handles from then on.
+    /// As of any object, but two attributes are noted: a `call_soon` put on the loop sees what ours
+    /// returns, so steps of tasks get handles from then on; a `time` decides when timers are due.
     fn __setattr__(
         slf: &Bound<'_, Self>,
         name: &Bound<'_, PyString>,
@@ -341,7 +358,13 @@ impl Loop {
         let failed = unsafe {
             ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), value.as_ptr()) != 0
         };
-        if failed { Err(PyErr::fetch(slf.py())) } else { Ok(()) }
+        if failed {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        if name == "time" {
+            slf.get().state(slf.py()).own_clock[1].set(true);
+        }
+        Ok(())
     }
 
     fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
@@ -349,7 +372,16 @@ impl Loop {
         let failed = unsafe {
             ffi::PyObject_GenericSetAttr(slf.as_ptr(), name.as_ptr(), std::ptr::null_mut()) != 0
         };
-        if failed { Err(PyErr::fetch(slf.py())) } else { Ok(()) }
+        if failed {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        if name == "time" {
+            slf.get().state(slf.py()).own_clock[1].set(false);
+            if let Ok(model) = slf.get().model(slf.py()) {
+                model.reset_clock();
+            }
+        }
+        Ok(())
     }
 
     /// Run until stop() is called.

@@ -16,7 +16,7 @@ use pyo3::{
     basic::CompareOp,
     ffi, intern,
     prelude::*,
-    types::{PyFloat, PyTuple},
+    types::{PyFloat, PyInt, PyTuple},
 };
 
 use crate::{
@@ -397,13 +397,18 @@ pub unsafe extern "C" fn traverse(
 #[pyclass(frozen, extends = Handle, module = "velodrome")]
 pub struct TimerHandle {
     when: f64,
+    /// The same as it was given, if that is an `int`.
+    whole: Option<Py<PyInt>>,
     scheduled: GilBound<Cell<bool>>,
 }
 
 impl TimerHandle {
-    pub fn new(handle: Handle, when: f64) -> PyClassInitializer<Self> {
-        PyClassInitializer::from(handle)
-            .add_subclass(TimerHandle { when, scheduled: GilBound::new(Cell::new(true)) })
+    pub fn new(handle: Handle, when: f64, whole: Option<Py<PyInt>>) -> PyClassInitializer<Self> {
+        PyClassInitializer::from(handle).add_subclass(TimerHandle {
+            when,
+            whole,
+            scheduled: GilBound::new(Cell::new(true)),
+        })
     }
 
     /// It has left the heap.
@@ -435,13 +440,16 @@ impl TimerHandle {
     }
 
     /// Return the time at which the timer fires, in seconds on the clock of `loop.time()`.
-    fn when(&self) -> f64 {
-        self.when
+    fn when<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        match &self.whole {
+            Some(whole) => whole.bind(py).clone().into_any(),
+            None => PyFloat::new(py, self.when).into_any(),
+        }
     }
 
     #[getter]
-    fn _when(&self) -> f64 {
-        self.when
+    fn _when<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.when(py)
     }
 
     #[getter]

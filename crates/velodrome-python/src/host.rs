@@ -43,6 +43,14 @@ impl Host<PyKind> for PyHost<'_, '_> {
         Ok(())
     }
 
+    #[inline]
+    fn now_ns(&self) -> PyResult<Option<u64>> {
+        if self.event_loop.get().has_own_clock(self.event_loop.py()) {
+            return Loop::own_now_ns(self.event_loop).map(Some);
+        }
+        Ok(None)
+    }
+
     fn batch_done(&self) -> PyResult<()> {
         self.event_loop.get().flush_deferred(self.event_loop.py())
     }

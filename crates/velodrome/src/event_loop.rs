@@ -45,6 +45,11 @@ pub trait Host<K: Kind> {
     /// After each poll: `signals` arrived since the last one.
     fn polled(&self, signals: &[u8]) -> Result<(), Self::Exit>;
 
+    /// The time on a clock of the host's own, if it has one: timers follow it.
+    fn now_ns(&self) -> Result<Option<u64>, Self::Exit> {
+        Ok(None)
+    }
+
     /// After each batch, also one that an error ended.
     fn batch_done(&self) -> Result<(), Self::Exit>;
 }
@@ -68,6 +73,8 @@ const LONGEST_POLL_NS: u64 = 24 * 3600 * 1_000_000_000;
 
 pub struct EventLoop<K: Kind> {
     clock: Clock,
+    /// How far the host's own clock is from ours.
+    shift_ns: Cell<i64>,
     ready: RefCell<VecDeque<K::Callback>>,
     timers: RefCell<Timers<K::Timer>>,
     inbox: Arc<Inbox<K::Callback>>,
@@ -95,6 +102,7 @@ impl<K: Kind> EventLoop<K> {
         reactor.poller.add(inbox.waker.as_fd(), Token::WAKER, Interest::READ)?;
         Ok(EventLoop {
             clock,
+            shift_ns: Cell::new(0),
             ready: RefCell::default(),
             timers: RefCell::default(),
             inbox,
@@ -127,14 +135,29 @@ impl<K: Kind> EventLoop<K> {
     fn tick<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
         self.take_inbox();
         if self.should_poll() {
+            self.set_clock(host)?;
             self.poll(host)?;
         }
+        self.set_clock(host)?;
         self.take_due_timers();
         self.in_batch.set(true);
         let result = self.run_batch(host);
         self.in_batch.set(false);
         let done = host.batch_done();
         result.and(done)
+    }
+
+    #[inline]
+    fn set_clock<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
+        if let Some(now_ns) = host.now_ns()? {
+            self.shift_ns.set(now_ns.wrapping_sub(self.clock.now_ns()).cast_signed());
+        }
+        Ok(())
+    }
+
+    /// The host no longer has a clock of its own.
+    pub fn reset_clock(&self) {
+        self.shift_ns.set(0);
     }
 
     fn run_batch<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
@@ -193,7 +216,7 @@ impl<K: Kind> EventLoop<K> {
             return Some(0);
         }
         let deadline = self.timers.borrow().next_deadline_ns()?;
-        Some(deadline.saturating_sub(self.clock.now_ns()).min(LONGEST_POLL_NS))
+        Some(deadline.saturating_sub(self.now_ns()).min(LONGEST_POLL_NS))
     }
 
     fn take_events(&self, events: &mut Events) -> Vec<u8> {
@@ -236,7 +259,7 @@ impl<K: Kind> EventLoop<K> {
         if self.timers.borrow().is_empty() {
             return;
         }
-        let now_ns = self.clock.now_ns();
+        let now_ns = self.now_ns();
         loop {
             let due = self.timers.borrow_mut().pop_due(now_ns);
             let Some(timer) = due else { break };
@@ -290,7 +313,7 @@ impl<K: Kind> EventLoop<K> {
 
     #[inline]
     pub fn now_ns(&self) -> u64 {
-        self.clock.now_ns()
+        self.clock.now_ns().wrapping_add_signed(self.shift_ns.get())
     }
 
     pub fn reactor(&self) -> &Reactor<K::Source> {

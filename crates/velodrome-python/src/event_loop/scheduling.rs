@@ -6,7 +6,7 @@ use pyo3::{
     exceptions::PyTypeError,
     ffi, intern,
     prelude::*,
-    types::{PyDict, PyFloat, PyTuple},
+    types::{PyDict, PyFloat, PyInt, PyTuple},
 };
 
 use super::Loop;
@@ -186,11 +186,12 @@ fn seconds(ns: u64) -> f64 {
 fn add_timer(
     slf: &Bound<'_, Loop>,
     when: f64,
+    whole: Option<Py<PyInt>>,
     registration: Registration<'_>,
 ) -> PyResult<Py<PyAny>> {
     let py = slf.py();
     let handle = Handle::new(slf, held_call(py, registration, false)?);
-    let timer = Py::new(py, TimerHandle::new(handle, when))?;
+    let timer = Py::new(py, TimerHandle::new(handle, when, whole))?;
     slf.get().model(py)?.call_at(deadline_ns(when), Timer::Native(timer.clone_ref(py)));
     Ok(timer.into_any())
 }
@@ -246,7 +247,7 @@ fn call_later<'py>(
     arguments: Arguments<'_, 'py>,
 ) -> PyResult<Py<PyAny>> {
     let state = slf.get().state(py);
-    if state.debug.get() {
+    if state.debug.get() || slf.get().has_own_clock(py) {
         return Loop::base(slf, "call_later", arguments);
     }
     let (delay, registration) =
@@ -260,7 +261,7 @@ fn call_later<'py>(
         // Whatever Python can add to a float, with its errors.
         Err(_) => PyFloat::new(py, now).add(delay)?.extract()?,
     };
-    add_timer(slf, when, registration)
+    add_timer(slf, when, None, registration)
 }
 
 fn call_at<'py>(
@@ -286,20 +287,19 @@ fn call_at<'py>(
         let made = seam(py, "call_at_debug", (slf, when, callback, arguments, context))?;
         return Ok(made.unbind());
     }
-    add_timer(slf, when.extract()?, registration)
+    let whole = when.cast_exact::<PyInt>().ok().map(|when| when.clone().unbind());
+    add_timer(slf, when.extract()?, whole, registration)
 }
 
 fn time<'py>(
     py: Python<'py>,
-    slf: &Bound<'py, Loop>,
+    _slf: &Bound<'py, Loop>,
     arguments: Arguments<'_, 'py>,
 ) -> PyResult<Py<PyAny>> {
     arguments.refuse_all("time")?;
-    // The clock outlives the loop: `time()` of a closed loop works in asyncio, too.
-    let now_ns = match slf.get().model(py) {
-        Ok(model) => model.now_ns(),
-        Err(_) => velodrome::Clock::Monotonic.now_ns(),
-    };
+    // Not the model's, which may follow a subclass that asks here; and `time()` of a closed loop
+    // works in asyncio, too.
+    let now_ns = velodrome::Clock::Monotonic.now_ns();
     Ok(PyFloat::new(py, seconds(now_ns)).into_any().unbind())
 }
 
