@@ -59,6 +59,18 @@ def _declared_as(method: _Method) -> Callable[[Any], _Method]:
     return functools.wraps(method)  # type: ignore[arg-type,return-value]
 
 
+def _has_original(sock, *methods):
+    """Whether these methods are Python's own, so that the native ones do the same.
+
+    What has others, or only looks like a socket, is called as asyncio calls it.
+    """
+    cls = type(sock)
+    return cls is socket.socket or (
+        issubclass(cls, socket.socket)
+        and all(getattr(cls, name) is getattr(socket.socket, name) for name in methods)
+    )
+
+
 def _with_mode(method):
     """Show the parameters that asyncio's method has in the running Python, and `mode`."""
     signature = inspect.signature(_AsyncioLoop.create_unix_server)
@@ -118,15 +130,22 @@ class Loop(  # type: ignore[misc]
     def _make_socket_transport(
         self, sock, protocol, waiter=None, *, extra=None, server=None, context=None
     ):
+        if not _has_original(sock, "recv", "recv_into", "send", "sendmsg", "shutdown"):
+            options = {} if context is None else {"context": context}
+            return super()._make_socket_transport(
+                sock, protocol, waiter, extra=extra, server=server, **options
+            )
         self._ensure_fd_no_transport(sock)
         return _native.make_stream_transport(
             self, sock, protocol, waiter, extra, server, context
         )
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
-        if not issubclass(type(sock), socket.socket) or sock.family not in _DATAGRAM_FAMILIES:
-            # What only looks like a socket is called as one; addresses of other families are for
-            # Python's own socket object to read.
+        if (
+            not _has_original(sock, "recvfrom", "send", "sendto")
+            or sock.family not in _DATAGRAM_FAMILIES
+        ):
+            # Addresses of other families are for Python's own socket object to read.
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
         self._ensure_fd_no_transport(sock)
         return _native.make_datagram_transport(self, sock, protocol, address, waiter, extra)
@@ -214,6 +233,19 @@ class Loop(  # type: ignore[misc]
         ssl_shutdown_timeout=_SSL_SHUTDOWN_TIMEOUT,
         context=None,
     ):
+        if not _has_original(sock, "accept"):
+            options = {} if context is None else {"context": context}
+            super()._start_serving(
+                protocol_factory,
+                sock,
+                sslcontext,
+                server,
+                backlog,
+                ssl_handshake_timeout,
+                ssl_shutdown_timeout,
+                **options,
+            )
+            return
         if sslcontext is not None:
             protocol_factory = functools.partial(
                 self._make_tls_server_protocol,
