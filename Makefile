@@ -6,11 +6,15 @@ PYTHON ?=
 # What test-all goes through.
 PYTHONS ?= 3.11 3.12 3.13 3.14 3.15 3.14d
 
+# How long make soak runs, and what it does: without a seed, something new.
+SECONDS ?= 60
+SEED ?=
+
 export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-all conformance asan test-ecosystem check fmt bench bench-quick clean
+.PHONY: help run build test test-python test-all conformance asan soak test-ecosystem check fmt bench bench-quick clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -21,6 +25,7 @@ help:
 	@echo 'make test-ecosystem  the suites of projects that use asyncio, on both loops: docs/ecosystem.md'
 	@echo 'make check         the part of make test that needs no build: format, clippy, Rust tests'
 	@echo 'make test-python   the Python part of make test'
+	@echo 'make soak          everything at once, at random, for SECONDS=60; SEED=... does the same again'
 	@echo 'make build         compile the extension into python/velodrome and .venv/VERSION'
 	@echo 'make fmt           format the Rust code'
 	@echo 'make bench         measure beside asyncio and uvloop (bench-quick: a few minutes)'
@@ -53,6 +58,9 @@ test-ecosystem:
 
 check:
 	@tools/check.sh
+
+soak:
+	@tools/soak.sh --seconds=$(SECONDS) $(if $(SEED),--seed=$(SEED))
 
 fmt:
 	cargo fmt --all
