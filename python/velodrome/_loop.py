@@ -291,10 +291,12 @@ class Loop(  # type: ignore[misc]
         if type(transp) is not _native.StreamTransport:
             return await super()._sendfile_native(transp, file, offset, count)
         resume_reading = transp.is_reading()
-        transp.pause_reading()
-        await transp._make_empty_waiter()
-        transp._lend_socket()
+        # Refused while another sendfile is under way; from here on, whatever ends this one undoes it.
+        emptied = transp._make_empty_waiter()
         try:
+            transp.pause_reading()
+            await emptied
+            transp._lend_socket()
             return await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
         finally:
             transp._take_back_socket()
