@@ -21,7 +21,8 @@ def pytest_configure(config):
     # A shell ignores SIGINT for what it runs in the background; many tests are about what it does.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
-        "markers", "differs(reason, when=True): asyncio itself does not keep this promise (see docs/differences.md)"
+        "markers",
+        "differs(reason, when=True, run=True): asyncio itself does not keep this promise (see docs/differences.md)",
     )
     # An exception that nobody could catch, and a socket, loop or transport that nobody closed, fail the test.
     for category in ("ResourceWarning", "RuntimeWarning", "pytest.PytestUnraisableExceptionWarning"):
@@ -49,7 +50,8 @@ def pytest_collection_modifyitems(config, items):
         for mark in item.iter_markers("differs"):
             if loop_name != "velodrome" and mark.kwargs.get("when", True):
                 # Not strict: a patch release of CPython may bring the promise back.
-                item.add_marker(pytest.mark.xfail(reason=mark.args[0], strict=False))
+                run = mark.kwargs.get("run", True)
+                item.add_marker(pytest.mark.xfail(reason=mark.args[0], strict=False, run=run))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from . import _names, _native, _signals, _sockets, _subprocess
+from . import _names, _native, _sendfile, _signals, _sockets, _subprocess
 
 _SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
 _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
@@ -92,6 +92,7 @@ def _closed_unless_done(server):
 
 class Loop(  # type: ignore[misc]
     _sockets.SockMethods,
+    _sendfile.SendfileMethods,
     _signals.SignalMethods,
     _names.NameMethods,
     _subprocess.SubprocessMethods,
@@ -284,25 +285,6 @@ class Loop(  # type: ignore[misc]
                 "exception": waiter.exception(),
             }
         )
-
-    # ---- what is asyncio's, but for its selector -----------------------------------------------
-
-    async def _sendfile_native(self, transp, file, offset, count):
-        if type(transp) is not _native.StreamTransport:
-            return await super()._sendfile_native(transp, file, offset, count)
-        resume_reading = transp.is_reading()
-        # Refused while another sendfile is under way; from here on, whatever ends this one undoes it.
-        emptied = transp._make_empty_waiter()
-        try:
-            transp.pause_reading()
-            await emptied
-            transp._lend_socket()
-            return await self.sock_sendfile(transp._sock, file, offset, count, fallback=False)
-        finally:
-            transp._take_back_socket()
-            transp._reset_empty_waiter()
-            if resume_reading:
-                transp.resume_reading()
 
     def __del__(self, _warn=warnings.warn):
         # asyncio's, minus the loop of a parent process, which is not this process's to close.

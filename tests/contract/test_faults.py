@@ -428,24 +428,6 @@ async def test_a_finalizer_may_ask_the_transport_that_is_answering(loop, stream)
     assert len(answers) == 14
 
 
-@pytest.mark.differs("asyncio's transport refuses writes and reads no more")
-async def test_a_sendfile_given_up_while_it_waits_leaves_the_transport_as_it_was(loop, stream, tmp_path):
-    (tmp_path / "file").write_bytes(b"never sent")
-    transport, protocol, peer = await stream(Recorder(), receive_buffer=SMALL_BUFFER)
-    written = fill(transport)
-    with open(tmp_path / "file", "rb") as file:
-        sending = loop.create_task(loop.sendfile(transport, file))
-        await asyncio.sleep(0)
-        sending.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await sending
-    transport.write(b"written later")
-    assert transport.is_reading()
-    assert await receive_exactly(loop, peer, len(written) + 13) == written + b"written later"
-    await loop.sock_sendall(peer, b"input")
-    assert await protocol.received(5) == b"input"
-
-
 # --- factories ------------------------------------------------------------------------------------
 
 

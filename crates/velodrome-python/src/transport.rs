@@ -66,7 +66,8 @@ struct Inner {
     base: BaseTransport,
     protocol_kind: Cell<ProtocolKind>,
     server: RefCell<Option<Py<PyAny>>>,
-    /// Set when the write buffer is empty; writing is refused meanwhile (sendfile).
+    /// Of sendfile, which waits for an empty write buffer and then for the lent socket; writing is
+    /// refused meanwhile.
     empty_waiter: RefCell<Option<Py<PyAny>>>,
     local_address: Option<SocketAddrAny>,
     peer_address: Option<SocketAddrAny>,
@@ -245,7 +246,6 @@ impl StreamTransport {
                 Self::report(slf, error, "Fatal error: protocol.connection_lost() call failed.")
             }
         };
-        let waited = Self::fail_empty_waiter(slf);
         let closed = Self::let_go(slf);
         let server = inner.server.take();
         let detached = match server {
@@ -255,18 +255,22 @@ impl StreamTransport {
             Some(server) => server.call_method0(py, intern!(py, "_detach")).map(drop),
             None => Ok(()),
         };
-        reported.and(waited).and(closed).and(detached)
+        reported.and(closed).and(detached)
     }
 
-    /// Whoever waits for an empty buffer (sendfile) waits in vain.
+    /// Whoever waits for an empty buffer, or to send a file, waits in vain.
     fn fail_empty_waiter(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let Some(waiter) = slf.get().inner(py).empty_waiter.take() else { return Ok(()) };
         if waiter.call_method0(py, intern!(py, "done"))?.is_truthy(py)? {
             return Ok(());
         }
-        let error = PyConnectionError::new_err("Connection is closed by peer");
+        let error = Self::connection_closed();
         waiter.call_method1(py, intern!(py, "set_exception"), (error,)).map(drop)
+    }
+
+    fn connection_closed() -> PyErr {
+        PyConnectionError::new_err("Connection is closed by peer")
     }
 
     /// Closes the descriptor and drops what could be part of a cycle.
@@ -566,12 +570,15 @@ impl StreamTransport {
     fn lose(slf: &Bound<'_, Self>, because: Option<Py<PyAny>>) -> PyResult<()> {
         let py = slf.py();
         let inner = slf.get().inner(py);
+        // Its turn comes before ours, so that it lets the socket go before that is closed.
+        let waited = Self::fail_empty_waiter(slf);
         let turn = Callback::Transport(slf.clone().unbind(), Turn::Lost);
         if !inner.base.queue_end(py, because, turn) {
+            // The loop is closed: nobody waits any more.
             return Self::let_go(slf);
         }
         slf.get().deregister(py);
-        Ok(())
+        waited
     }
 
     /// An error that ends the connection: reported unless it is the network's doing.

@@ -214,13 +214,21 @@ impl StreamTransport {
         self.inner(py).stream.flow.is_paused()
     }
 
-    /// Leaves the poller, so that somebody else can watch the socket (sendfile).
-    fn _lend_socket(&self, py: Python<'_>) {
-        let inner = self.inner(py);
-        if inner.stream.phase() == Phase::Lost || inner.lent.replace(true) {
-            return;
+    /// Leaves the poller, so that somebody else can watch the socket (sendfile). Returns a future
+    /// for whoever does; it fails when the connection is lost, before the socket is closed.
+    fn _lend_socket(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let inner = slf.get().inner(py);
+        let event_loop = inner.base.event_loop(py);
+        let Some(event_loop) = event_loop.filter(|_| inner.stream.phase() != Phase::Lost) else {
+            return Err(Self::connection_closed());
+        };
+        if !inner.lent.replace(true) {
+            slf.get().deregister(py);
         }
-        self.deregister(py);
+        let waiter = new_future(event_loop.bind(py))?;
+        drop(inner.empty_waiter.replace(Some(waiter.clone_ref(py))));
+        Ok(waiter)
     }
 
     /// Comes back to the poller.
