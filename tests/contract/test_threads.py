@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from support import wait_until_idle
+from support import run_child, wait_until_idle
 
 
 class LoopThread:
@@ -356,3 +356,78 @@ def test_cancelling_from_another_thread_does_not_wait_before_3_14(loop):
     loop.run_forever()
     thread.join()
     assert seen == [True]
+
+
+# --- the end of the interpreter -------------------------------------------------------------------
+
+DAEMON = """
+import asyncio, sys, threading
+
+at_work = threading.Event()
+loop = new_event_loop()
+loop.set_debug("debug" in sys.argv)
+
+def work():
+    at_work.set()
+    if "busy" in sys.argv:
+        while True:
+            pass
+
+class Working(asyncio.Protocol):
+    def connection_made(self, transport):
+        transport.get_extra_info("socket")  # keeps it
+        loop.call_soon(transport.write, b"x")
+    def data_received(self, data):
+        work()
+
+async def task():
+    await asyncio.sleep(0)
+    work()
+    await asyncio.sleep(1000)
+
+async def serve():
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+        def data_received(self, data):
+            self.transport.write(data)
+    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    await loop.create_connection(Working, *server.sockets[0].getsockname())
+    await asyncio.sleep(1000)
+
+def main():
+    asyncio.set_event_loop(loop)
+    what = sys.argv[1]
+    if what == "callback":
+        loop.call_soon(work)
+    elif what == "arguments":
+        loop.call_soon(lambda *args: work(), 1, 2, 3, 4, 5)
+    elif what == "timer":
+        loop.call_later(0.001, work)
+    elif what == "thread-safe":
+        threading.Thread(target=loop.call_soon_threadsafe, args=(work,)).start()
+    elif what == "factory":
+        loop.create_task(loop.create_server(work, "127.0.0.1", 0)).add_done_callback(connect)
+    elif what == "protocol":
+        loop.create_task(serve())
+    else:
+        loop.create_task(task())
+    loop.run_forever()
+
+def connect(made):
+    import socket
+    loop.client = socket.create_connection(made.result().sockets[0].getsockname())
+
+threading.Thread(target=main, daemon=True).start()
+at_work.wait()
+"""
+
+
+@pytest.mark.parametrize("debug", ["debug", "plain"])
+@pytest.mark.parametrize("busy", ["busy", "idle"])
+@pytest.mark.parametrize("what", ["callback", "arguments", "timer", "thread-safe", "task", "protocol", "factory"])
+def test_the_interpreter_may_end_while_a_loop_runs_in_a_daemon_thread(loop_name, what, busy, debug):
+    if (what, busy) == ("factory", "idle"):
+        pytest.skip("a factory that makes nothing is an error")
+    child = run_child(loop_name, DAEMON, what, busy, debug)
+    assert child.stdout == ""

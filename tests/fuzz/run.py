@@ -395,10 +395,6 @@ def main():
         faulthandler.cancel_dump_traceback_later()
     for finding in findings:
         print(finding, flush=True)
-    if sys.version_info < (3, 14):
-        # Until then CPython unwinds the stack of a daemon thread that comes back as the interpreter ends, and if
-        # there are frames of native code on it, the process ends with SIGABRT. Threads of look-ups may be there.
-        os._exit(1 if findings else 0)
     sys.exit(1 if findings else 0)
 
 

@@ -1,8 +1,50 @@
 //! Calling Python: a callable with its arguments, in a context.
 
-use std::ptr;
+use std::{mem, ptr};
 
 use pyo3::{PyTraverseError, PyVisit, ffi, prelude::*, types::PyTuple};
+
+// ---- the end of the interpreter --------------------------------------------------------------
+
+/// Where a daemon thread stays whose interpreter has ended while it was in Python code.
+///
+/// Up to Python 3.13 it is ended by `pthread_exit`, which unwinds its stack: that must not go through
+/// Rust's frames, whose destructors touch Python, and cannot pass `catch_unwind`. So the innermost
+/// frame does what later Pythons do: it waits for the process to end.
+struct EndOfThread;
+
+impl Drop for EndOfThread {
+    fn drop(&mut self) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+type CallFunction = unsafe extern "C-unwind" fn(
+    *mut ffi::PyObject,
+    *mut ffi::PyObject,
+    *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+
+type VectorcallFunction = unsafe extern "C-unwind" fn(
+    *mut ffi::PyObject,
+    *const *mut ffi::PyObject,
+    usize,
+    *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+
+/// One of Python's functions, with its type, for a call that may unwind. The compiler must not
+/// recognise the function: it is declared elsewhere as one that cannot, and then there is no guard.
+///
+/// # Safety
+/// `F` is the type of the function, but that it may unwind.
+#[inline]
+unsafe fn may_unwind<F: Copy>(function: *const ()) -> F {
+    const { assert!(size_of::<F>() == size_of::<*const ()>()) };
+    // SAFETY: a function pointer of this type, as the caller says.
+    unsafe { mem::transmute_copy(&std::hint::black_box(function)) }
+}
 
 /// A new reference that a C function returned, or the exception that it set.
 ///
@@ -97,7 +139,10 @@ impl Held {
             Held::Three(items) => call(py, callable, items.each_ref().map(Py::as_ptr)),
             // SAFETY: both are live objects, and the second is a tuple.
             Held::Many(tuple) => unsafe {
-                let result = ffi::PyObject_Call(callable.as_ptr(), tuple.as_ptr(), ptr::null_mut());
+                let function: CallFunction = may_unwind(ffi::PyObject_Call as *const ());
+                let guard = EndOfThread;
+                let result = function(callable.as_ptr(), tuple.as_ptr(), ptr::null_mut());
+                mem::forget(guard);
                 owned(py, result)
             },
         }
@@ -141,12 +186,15 @@ pub fn call<const N: usize>(
     // SAFETY: `places[1..=N]` are live objects and `places[0]` may be written to, which is what
     // the offset flag allows the callee.
     unsafe {
-        let result = ffi::PyObject_Vectorcall(
+        let function: VectorcallFunction = may_unwind(ffi::PyObject_Vectorcall as *const ());
+        let guard = EndOfThread;
+        let result = function(
             callable.as_ptr(),
             places.as_ptr().add(1),
             N | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
             ptr::null_mut(),
         );
+        mem::forget(guard);
         owned(py, result)
     }
 }
@@ -165,12 +213,15 @@ pub fn call_method<const N: usize>(
     places[2..2 + N].copy_from_slice(&arguments);
     // SAFETY: as in `call`; the object is the first of `N + 1` arguments.
     unsafe {
-        let result = ffi::PyObject_VectorcallMethod(
+        let function: VectorcallFunction = may_unwind(ffi::PyObject_VectorcallMethod as *const ());
+        let guard = EndOfThread;
+        let result = function(
             name.as_ptr(),
             places.as_ptr().add(1),
             (N + 1) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
             ptr::null_mut(),
         );
+        mem::forget(guard);
         owned(py, result)
     }
 }

@@ -4,7 +4,7 @@ use pyo3::{PyTraverseError, PyVisit, ffi, intern, prelude::*};
 use velodrome::{Cancellable, Kind, Readiness, Source as ModelSource};
 
 use crate::{
-    call::Call,
+    call::{Call, call_method},
     datagram::{self, DatagramTransport},
     event_loop::Loop,
     handle::{Handle, TimerHandle},
@@ -153,7 +153,7 @@ fn run_foreign(handle: &Bound<'_, PyAny>) -> PyResult<()> {
     if handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
         return Ok(());
     }
-    handle.call_method0(intern!(py, "_run")).map(drop)
+    call_method(py, handle.as_unbound(), intern!(py, "_run"), []).map(drop)
 }
 
 /// Something that nobody expected (a descriptor that was closed behind our back, a future that was

@@ -15,7 +15,7 @@ use velodrome::{
 };
 
 use crate::{
-    call::{copy_context, copy_of_context, in_context},
+    call::{call, copy_context, copy_of_context, in_context},
     callback::Source,
     error::{leaves_loop, os_error},
     event_loop::Loop,
@@ -95,7 +95,7 @@ impl Listener {
             return Ok(());
         };
         let context = copy_of_context(py, &context)?;
-        let protocol = in_context(py, &context, || factory.call0(py))?;
+        let protocol = in_context(py, &context, || call(py, &factory, []))?;
         make(Connection {
             event_loop: event_loop.bind(py),
             protocol: protocol.into_bound(py),
