@@ -142,17 +142,24 @@ def test_a_thread_waits_for_a_child_that_the_poller_refuses(loop, monkeypatch):
 
 
 def test_a_child_whose_end_nobody_can_tell_is_not_left_running(loop, no_pidfd, monkeypatch):
+    made = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args, **options):
+            made.append(self)
+            super().__init__(*args, **options)
+
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
     async def main():
         before = open_fds()
         monkeypatch.setattr(threading.Thread, "start", refuse)
+        monkeypatch.setattr(subprocess, "Popen", Noted)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             await asyncio.create_subprocess_exec(*FOREVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert loop._children == set()
         assert open_fds() == before
 
     loop.run_until_complete(main())
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert [child.returncode for child in made] == [-signal.SIGKILL]
