@@ -361,7 +361,8 @@ def test_cancelling_from_another_thread_does_not_wait_before_3_14(loop):
 # --- the end of the interpreter -------------------------------------------------------------------
 
 DAEMON = """
-import asyncio, sys, threading
+import asyncio, os, sys, threading
+from support import wait_until_idle
 
 at_work = threading.Event()
 loop = new_event_loop()
@@ -418,8 +419,12 @@ def connect(made):
     import socket
     loop.client = socket.create_connection(made.result().sockets[0].getsockname())
 
-threading.Thread(target=main, daemon=True).start()
+thread = threading.Thread(target=main, daemon=True)
+thread.start()
 at_work.wait()
+if "idle" in sys.argv:
+    # Not in the middle of what leads there.
+    wait_until_idle(os.getpid(), thread.native_id)
 """
 
 
