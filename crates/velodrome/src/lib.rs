@@ -1,8 +1,8 @@
 //! asyncio's event loop system, with no Python in it.
 //!
 //! This crate is the model beneath the Python package `velodrome`: a ready queue, timers, a
-//! thread-safe inbox, a poller with its registry of descriptors, and byte streams and
-//! datagram sockets as state machines. It is generic over what a callback is ([`Kind`]) and how it is called ([`Host`]), so the same engine runs Python
+//! thread-safe inbox, a poller with its registry of descriptors, byte streams and datagram sockets
+//! as state machines, and TLS sessions of a libssl over byte buffers. It is generic over what a callback is ([`Kind`]) and how it is called ([`Host`]), so the same engine runs Python
 //! callables and Rust closures.
 //!
 //! One tick, from [`EventLoop::run`]:
@@ -31,6 +31,7 @@ pub mod server;
 pub mod signal;
 pub mod stream;
 pub mod timer;
+pub mod tls;
 pub mod waker;
 
 pub use clock::Clock;

@@ -16,7 +16,7 @@ use std::{
     os::fd::BorrowedFd,
 };
 
-pub use flow_control::FlowControl;
+pub use flow_control::{FlowControl, HIGH_WATER_BYTES};
 pub use joining::Joining;
 use rustix::{
     buffer::Buffer,

@@ -10,20 +10,29 @@ pub struct FlowControl {
     paused: Cell<bool>,
 }
 
-/// asyncio's default.
-const HIGH_WATER_BYTES: usize = 64 * 1024;
+/// asyncio's default mark.
+pub const HIGH_WATER_BYTES: usize = 64 * 1024;
 
 impl Default for FlowControl {
     fn default() -> Self {
-        FlowControl {
-            high_water_bytes: Cell::new(HIGH_WATER_BYTES),
-            low_water_bytes: Cell::new(HIGH_WATER_BYTES / 4),
-            paused: Cell::new(false),
-        }
+        Self::new(HIGH_WATER_BYTES)
     }
 }
 
 impl FlowControl {
+    pub fn new(high_water_bytes: usize) -> Self {
+        FlowControl {
+            high_water_bytes: Cell::new(high_water_bytes),
+            low_water_bytes: Cell::new(high_water_bytes / 4),
+            paused: Cell::new(false),
+        }
+    }
+
+    /// Somebody else has told the protocol to pause.
+    pub fn take_over_pause(&self) {
+        self.paused.set(true);
+    }
+
     /// The limits in asyncio's order: low, high.
     pub fn limits(&self) -> (usize, usize) {
         (self.low_water_bytes.get(), self.high_water_bytes.get())

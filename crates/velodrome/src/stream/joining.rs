@@ -22,7 +22,7 @@ impl Joining {
     /// A write of this size gains nothing from being joined.
     pub const MAX_HELD_BYTES: usize = 64 * 1024;
 
-    pub(super) fn new(enabled: bool) -> Self {
+    pub fn new(enabled: bool) -> Self {
         Joining {
             enabled,
             joined: Cell::new(false),
@@ -33,7 +33,7 @@ impl Joining {
 
     /// Counts a write; true if it may be held back.
     #[inline]
-    pub(super) fn note_write(&self, turn: Option<u64>) -> bool {
+    pub fn note_write(&self, turn: Option<u64>) -> bool {
         let Some(turn) = turn else { return false };
         if self.turn.replace(turn) == turn {
             self.writes_in_turn.set(self.writes_in_turn.get().saturating_add(1));

@@ -42,6 +42,34 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
         }
     }
 
+    /// Adds what another buffer holds, of which nothing is written.
+    pub fn append(&mut self, other: Self) {
+        self.len_bytes += other.len_bytes;
+        self.chunks.extend(other.chunks);
+    }
+
+    /// What comes next: the rest of the first chunk.
+    pub fn first(&self) -> Option<&[u8]> {
+        self.chunks.front().map(|chunk| &chunk.as_ref()[self.written_of_first..])
+    }
+
+    /// Copies the beginning of what waits, as much as fits.
+    pub fn copy_to(&self, buffer: &mut [u8]) -> usize {
+        let mut from = self.written_of_first;
+        let mut copied = 0;
+        for chunk in &self.chunks {
+            let chunk = &chunk.as_ref()[from..];
+            let count = chunk.len().min(buffer.len() - copied);
+            buffer[copied..copied + count].copy_from_slice(&chunk[..count]);
+            copied += count;
+            from = 0;
+            if copied == buffer.len() {
+                break;
+            }
+        }
+        copied
+    }
+
     /// Writes until the buffer is empty or the socket takes less than it was given.
     pub fn write_to(&mut self, fd: BorrowedFd<'_>) -> Result<()> {
         while !self.is_empty() {
@@ -72,7 +100,8 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
         Ok((offered, sendmsg(fd, &slices[..count], &mut control, SEND_FLAGS)?))
     }
 
-    fn consume(&mut self, mut sent: usize) {
+    /// Forgets the first `sent` bytes, which have gone.
+    pub fn consume(&mut self, mut sent: usize) {
         self.len_bytes -= sent;
         while sent > 0 {
             let left_of_first = self.chunks[0].as_ref().len() - self.written_of_first;

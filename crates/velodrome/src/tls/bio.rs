@@ -1,0 +1,266 @@
+//! The BIO beneath a session: libssl reads ciphertext from it and writes ciphertext to it.
+//!
+//! Its functions are called from within libssl, with or without Python's lock: they touch nothing
+//! but these buffers.
+
+use std::{
+    cell::RefCell,
+    ffi::{c_char, c_int, c_long, c_void},
+    ptr::{self, NonNull},
+    slice,
+};
+
+use super::{
+    libssl::{Bio, BioMethod, LibSsl},
+    records::Records,
+};
+
+#[derive(Debug, Default)]
+pub struct Buffers {
+    /// Ciphertext that has come and is not read: first what was kept...
+    held: Vec<u8>,
+    /// (how much of it is read),
+    read_of_held: usize,
+    /// ...then what is shown where it is, while `Session::with_ciphertext` runs.
+    shown: Shown,
+    /// Where records end; `None` while libssl gets every byte as it comes.
+    records: Option<Records>,
+    /// Whole records that wait, with the sum of their bodies; exact until the first is read.
+    waiting_records: usize,
+    waiting_body_bytes: usize,
+    pub output: Vec<u8>,
+}
+
+/// Bytes that somebody else keeps. Invariant: `data` has `len` bytes while `len` is not 0.
+#[derive(Debug)]
+struct Shown {
+    data: *const u8,
+    len: usize,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Shown { data: ptr::null(), len: 0 }
+    }
+}
+
+impl Shown {
+    fn as_slice(&self) -> &[u8] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: the invariant.
+        unsafe { slice::from_raw_parts(self.data, self.len) }
+    }
+}
+
+impl Buffers {
+    fn kept(&self) -> &[u8] {
+        &self.held[self.read_of_held..]
+    }
+
+    pub fn unread_bytes(&self) -> usize {
+        self.kept().len() + self.shown.len
+    }
+
+    /// How much libssl may see.
+    #[inline]
+    pub fn visible_bytes(&self) -> usize {
+        let incomplete = self.records.as_ref().map_or(0, Records::incomplete_bytes);
+        self.unread_bytes().saturating_sub(incomplete)
+    }
+
+    /// How much plaintext the waiting records hold, if each has so much overhead.
+    pub fn plaintext_bytes(&self, overhead_bytes: usize) -> usize {
+        self.waiting_body_bytes.saturating_sub(self.waiting_records * overhead_bytes)
+    }
+
+    /// The body's length if exactly one record waits.
+    pub fn single_record_bytes(&self) -> Option<usize> {
+        (self.waiting_records == 1).then_some(self.waiting_body_bytes)
+    }
+
+    pub fn hide_incomplete_records(&mut self) {
+        let mut records = Records::default();
+        let completed = records.scan(self.kept());
+        self.records = Some(records);
+        self.waiting_records = completed.records;
+        self.waiting_body_bytes = completed.body_bytes;
+    }
+
+    pub fn show_everything(&mut self) {
+        self.records = None;
+    }
+
+    fn note(&mut self, ciphertext: &[u8]) {
+        if let Some(records) = &mut self.records {
+            let completed = records.scan(ciphertext);
+            self.waiting_records += completed.records;
+            self.waiting_body_bytes += completed.body_bytes;
+        }
+    }
+
+    pub fn hold(&mut self, ciphertext: &[u8]) {
+        self.note(ciphertext);
+        self.held.extend_from_slice(ciphertext);
+    }
+
+    /// The caller calls `hold_rest` before the bytes go.
+    pub fn show(&mut self, ciphertext: &[u8]) {
+        self.note(ciphertext);
+        self.shown = Shown { data: ciphertext.as_ptr(), len: ciphertext.len() };
+    }
+
+    pub fn hold_rest(&mut self) {
+        let shown = std::mem::take(&mut self.shown);
+        self.held.extend_from_slice(shown.as_slice());
+    }
+
+    /// Copies what may be seen, as much as fits. 0 if there is nothing.
+    fn read(&mut self, buffer: &mut [u8]) -> usize {
+        let wanted = buffer.len().min(self.visible_bytes());
+        let from_kept = wanted.min(self.kept().len());
+        buffer[..from_kept].copy_from_slice(&self.kept()[..from_kept]);
+        let from_shown = wanted - from_kept;
+        buffer[from_kept..wanted].copy_from_slice(&self.shown.as_slice()[..from_shown]);
+        self.consume(from_kept, from_shown);
+        wanted
+    }
+
+    fn consume(&mut self, from_kept: usize, from_shown: usize) {
+        self.read_of_held += from_kept;
+        if self.read_of_held == self.held.len() && self.read_of_held > 0 {
+            // An idle connection keeps no memory.
+            self.held = Vec::new();
+            self.read_of_held = 0;
+        }
+        if from_shown > 0 {
+            // `wrapping_add` stays inside or one past the end: `from_shown` is at most `len`.
+            self.shown.data = self.shown.data.wrapping_add(from_shown);
+            self.shown.len -= from_shown;
+        }
+        if self.visible_bytes() == 0 {
+            self.waiting_records = 0;
+            self.waiting_body_bytes = 0;
+        }
+    }
+}
+
+/// A BIO with buffers of its own, which are freed with it.
+pub fn new(library: &'static LibSsl) -> Option<(*mut Bio, NonNull<RefCell<Buffers>>)> {
+    // SAFETY: a method that `LibSsl` made; the other calls are for the BIO that we just made.
+    unsafe {
+        let bio = (library.BIO_new)(library.bio_method());
+        if bio.is_null() {
+            return None;
+        }
+        let buffers = NonNull::from(Box::leak(Box::new(RefCell::new(Buffers::default()))));
+        (library.BIO_set_data)(bio, buffers.as_ptr().cast());
+        (library.BIO_set_init)(bio, 1);
+        Some((bio, buffers))
+    }
+}
+
+/// The kind of BIO, of which a library needs one.
+pub fn method(library: &LibSsl) -> Option<NonNull<BioMethod>> {
+    const BIO_TYPE_SOURCE_SINK: c_int = 0x0400;
+    // SAFETY: plain calls; the functions have the types that these settings are for.
+    unsafe {
+        let index = (library.BIO_get_new_index)();
+        if index < 0 {
+            return None;
+        }
+        let name = c"velodrome buffers";
+        let method =
+            NonNull::new((library.BIO_meth_new)(index | BIO_TYPE_SOURCE_SINK, name.as_ptr()))?;
+        let is_set = (library.BIO_meth_set_read)(method.as_ptr(), read) == 1
+            && (library.BIO_meth_set_write)(method.as_ptr(), write) == 1
+            && (library.BIO_meth_set_ctrl)(method.as_ptr(), control) == 1
+            && (library.BIO_meth_set_destroy)(method.as_ptr(), destroy) == 1;
+        is_set.then_some(method)
+    }
+}
+
+/// The buffers of a BIO of ours, and its library.
+///
+/// # Safety
+/// `bio` is one that `new` made, in a call from libssl.
+unsafe fn parts<'a>(bio: *mut Bio) -> Option<(&'static LibSsl, &'a RefCell<Buffers>)> {
+    let library = LibSsl::in_use()?;
+    // SAFETY: `new` set the data, and only `destroy` frees them.
+    let buffers = unsafe { (library.BIO_get_data)(bio).cast::<RefCell<Buffers>>().as_ref() }?;
+    Some((library, buffers))
+}
+
+const BIO_FLAGS_RETRY_READ: c_int = 0x01 | 0x08;
+const BIO_FLAGS_ANY_RETRY: c_int = 0x0f;
+
+unsafe extern "C" fn read(bio: *mut Bio, buffer: *mut c_char, len: c_int) -> c_int {
+    // SAFETY: libssl calls it for a BIO of ours, with room for `len` bytes.
+    unsafe {
+        let (Some((library, buffers)), Ok(len)) = (parts(bio), usize::try_from(len)) else {
+            return -1;
+        };
+        if buffer.is_null() || len == 0 {
+            return 0;
+        }
+        (library.BIO_clear_flags)(bio, BIO_FLAGS_ANY_RETRY);
+        let buffer = slice::from_raw_parts_mut(buffer.cast::<u8>(), len);
+        // Never borrowed here: nothing that borrows the buffers calls libssl.
+        let count = buffers.try_borrow_mut().map_or(0, |mut buffers| buffers.read(buffer));
+        if count == 0 {
+            (library.BIO_set_flags)(bio, BIO_FLAGS_RETRY_READ);
+            return -1;
+        }
+        c_int::try_from(count).unwrap_or(-1)
+    }
+}
+
+unsafe extern "C" fn write(bio: *mut Bio, data: *const c_char, len: c_int) -> c_int {
+    // SAFETY: libssl calls it for a BIO of ours, with `len` bytes.
+    unsafe {
+        let (Some((library, buffers)), Ok(count)) = (parts(bio), usize::try_from(len)) else {
+            return -1;
+        };
+        (library.BIO_clear_flags)(bio, BIO_FLAGS_ANY_RETRY);
+        if data.is_null() || count == 0 {
+            return 0;
+        }
+        let Ok(mut buffers) = buffers.try_borrow_mut() else { return -1 };
+        buffers.output.extend_from_slice(slice::from_raw_parts(data.cast::<u8>(), count));
+        len
+    }
+}
+
+unsafe extern "C" fn control(bio: *mut Bio, command: c_int, _: c_long, _: *mut c_void) -> c_long {
+    const BIO_CTRL_PENDING: c_int = 10;
+    const BIO_CTRL_FLUSH: c_int = 11;
+    const BIO_CTRL_DUP: c_int = 12;
+    const BIO_CTRL_WPENDING: c_int = 13;
+    // SAFETY: libssl calls it for a BIO of ours.
+    let buffers = unsafe { parts(bio) }.and_then(|(_, buffers)| buffers.try_borrow().ok());
+    let bytes = match (command, buffers) {
+        (BIO_CTRL_PENDING, Some(buffers)) => buffers.visible_bytes(),
+        (BIO_CTRL_WPENDING, Some(buffers)) => buffers.output.len(),
+        (BIO_CTRL_FLUSH | BIO_CTRL_DUP, _) => 1,
+        // The rest is not for us: no kernel TLS, no end-of-file, no chain of BIOs.
+        _ => 0,
+    };
+    c_long::try_from(bytes).unwrap_or(c_long::MAX)
+}
+
+unsafe extern "C" fn destroy(bio: *mut Bio) -> c_int {
+    let Some(library) = LibSsl::in_use() else { return 0 };
+    if bio.is_null() {
+        return 0;
+    }
+    // SAFETY: libssl calls it once, when nobody has the BIO any more; `new` made the box.
+    unsafe {
+        let buffers = (library.BIO_get_data)(bio).cast::<RefCell<Buffers>>();
+        (library.BIO_set_data)(bio, ptr::null_mut());
+        if !buffers.is_null() {
+            drop(Box::from_raw(buffers));
+        }
+    }
+    1
+}
