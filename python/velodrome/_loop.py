@@ -9,7 +9,6 @@ it replaces what in asyncio's class would reach for a selector.
 import asyncio
 import asyncio.base_events
 import asyncio.constants
-import asyncio.sslproto
 import contextlib
 import functools
 import inspect
@@ -21,7 +20,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from . import _names, _native, _sendfile, _signals, _sockets, _subprocess
+from . import _names, _native, _sendfile, _signals, _sockets, _subprocess, _tls
 
 _SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
 _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
@@ -93,6 +92,7 @@ def _closed_unless_done(server):
 class Loop(  # type: ignore[misc]
     _sockets.SockMethods,
     _sendfile.SendfileMethods,
+    _tls.TlsMethods,
     _signals.SignalMethods,
     _names.NameMethods,
     _subprocess.SubprocessMethods,
@@ -150,38 +150,6 @@ class Loop(  # type: ignore[misc]
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
         self._ensure_fd_no_transport(sock)
         return _native.make_datagram_transport(self, sock, protocol, address, waiter, extra)
-
-    def _make_ssl_transport(
-        self,
-        rawsock,
-        protocol,
-        sslcontext,
-        waiter=None,
-        *,
-        server_side=False,
-        server_hostname=None,
-        extra=None,
-        server=None,
-        ssl_handshake_timeout=_SSL_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout=_SSL_SHUTDOWN_TIMEOUT,
-        context=None,
-    ):
-        # asyncio's own TLS protocol, over a transport of ours.
-        self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = asyncio.sslproto.SSLProtocol(
-            self,
-            protocol,
-            sslcontext,
-            waiter,
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
-        self._make_socket_transport(
-            rawsock, ssl_protocol, extra=extra, server=server, context=context
-        )
-        return ssl_protocol._app_transport
 
     # ---- serving ---------------------------------------------------------------------------
 
@@ -248,43 +216,11 @@ class Loop(  # type: ignore[misc]
             )
             return
         if sslcontext is not None:
-            protocol_factory = functools.partial(
-                self._make_tls_server_protocol,
-                protocol_factory,
-                sslcontext,
-                ssl_handshake_timeout,
-                ssl_shutdown_timeout,
+            protocol_factory = self._tls_protocol_factory(
+                protocol_factory, sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout
             )
         listener = _native.Listener(self, protocol_factory, sock, server, backlog, context)
         listener.start()
-
-    def _make_tls_server_protocol(
-        self, protocol_factory, sslcontext, ssl_handshake_timeout, ssl_shutdown_timeout
-    ):
-        # What goes wrong before the connection is made is the peer's doing, as a rule: asyncio
-        # speaks of it in debug mode only. The waiter is where it arrives.
-        waiter = self.create_future()
-        waiter.add_done_callback(self._tls_connection_made)
-        return asyncio.sslproto.SSLProtocol(
-            self,
-            protocol_factory(),
-            sslcontext,
-            waiter,
-            True,
-            None,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-        )
-
-    def _tls_connection_made(self, waiter):
-        if waiter.cancelled() or waiter.exception() is None or not self._debug:
-            return
-        self.call_exception_handler(
-            {
-                "message": "Error on transport creation for incoming connection",
-                "exception": waiter.exception(),
-            }
-        )
 
     def __del__(self, _warn=warnings.warn):
         # asyncio's, minus the loop of a parent process, which is not this process's to close.

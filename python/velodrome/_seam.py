@@ -5,6 +5,7 @@ import asyncio.base_events
 import asyncio.constants
 import asyncio.events
 import asyncio.format_helpers
+import asyncio.sslproto
 import asyncio.transports
 import asyncio.trsock
 import contextlib
@@ -33,6 +34,12 @@ class DatagramTransport(
     __slots__ = ()
 
 
+class SSLTransport(asyncio.sslproto._SSLProtocolTransport):
+    """What a native TLS transport says it is."""
+
+    __slots__ = ()
+
+
 def callback_failed(loop, handle, exc):
     """A callback raised: tell the exception handler."""
     keywords = {"debug": loop.get_debug()} if _FORMAT_TAKES_DEBUG else {}
@@ -56,6 +63,23 @@ def transport_failed(loop, message, exc, transport, protocol):
     )
 
 
+def tls_failed(loop, message, exc, transport, tls):
+    """A TLS connection ends: asyncio tells of everything but the network's and TLS's own errors."""
+    if isinstance(exc, OSError):
+        if loop is not None and loop.get_debug():
+            debug_error(tls, message, exc)
+    elif loop is not None and not isinstance(exc, asyncio.CancelledError):
+        transport_failed(loop, message, exc, transport, tls)
+
+
+def debug_handshake_done(loop, tls, start):
+    logger.debug("%r: SSL handshake took %.1f ms", tls, (loop.time() - start) * 1e3)
+
+
+def warn_half_open_tls():
+    logger.warning("returning true from eof_received() has no effect when using ssl")
+
+
 def accept_failed(loop, message, exc, sock):
     """An incoming connection could not be made."""
     context = {"message": message, "exception": exc}
@@ -77,9 +101,9 @@ def closed_socket(family):
     return asyncio.trsock.TransportSocket(sock)
 
 
-def warn_lost_write():
+def warn_lost_write(message):
     """Somebody keeps writing to a connection that is lost."""
-    logger.warning("socket.send() raised exception.")
+    logger.warning(message)
 
 
 def debug_log(message, subject):
@@ -123,6 +147,10 @@ def ensure_no_python_transport(loop, fd, number):
 
 def sendfile_mode():
     return asyncio.constants._SendfileMode.TRY_NATIVE
+
+
+def tls_sendfile_mode():
+    return asyncio.constants._SendfileMode.FALLBACK
 
 
 def learn_task_callbacks():

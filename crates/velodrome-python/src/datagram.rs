@@ -38,7 +38,7 @@ use crate::{
     event_loop::Loop,
     gil::GilBound,
     transport::{
-        base::{BaseTransport, Connection, clone_of, extra_of_socket, warn_unclosed},
+        base::{BaseTransport, Connection, LOST_WRITE, clone_of, extra_of_socket, warn_unclosed},
         readable_view,
         socket::{close_held, hold_open},
     },
@@ -375,14 +375,14 @@ impl DatagramTransport {
                     return Err(PyValueError::new_err(message));
                 }
                 if inner.socket.phase() == Phase::Lost {
-                    return inner.base.wrote_after_loss(py);
+                    return inner.base.wrote_after_loss(py, LOST_WRITE);
                 }
                 Some(address)
             }
             None => to,
         };
         if inner.base.fd.get() < 0 {
-            return inner.base.wrote_after_loss(py);
+            return inner.base.wrote_after_loss(py, LOST_WRITE);
         }
         let target = match (inner.peer, to) {
             (Peer::Named, _) | (Peer::Unnamed, None) => Target::Peer,
@@ -645,7 +645,7 @@ impl Drop for DatagramTransport {
             }
             // Nobody closed it: say so, as asyncio does, and close it.
             self.deregister(py);
-            warn_unclosed(py, "DatagramTransport", fd);
+            warn_unclosed(py, &format!("DatagramTransport fd={fd}"));
             if let Err(error) = self.let_go(py) {
                 error.write_unraisable(py, None);
             }

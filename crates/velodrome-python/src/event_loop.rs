@@ -31,6 +31,7 @@ use crate::{
     handle::Handle,
     host::PyHost,
     imports::{imports, loaded},
+    tls::TlsTransport,
     transport::StreamTransport,
 };
 
@@ -50,17 +51,25 @@ pub struct State {
     own_clock: [Cell<bool>; 2],
     task_factory: RefCell<Option<Py<PyAny>>>,
     /// Transports that hold writes back until the end of the batch.
-    deferred: RefCell<Vec<Py<StreamTransport>>>,
+    deferred: RefCell<Vec<Deferred>>,
     /// A handle without a call, for the next registration.
     spare: Cell<Option<Py<Handle>>>,
     /// What small reads land in before they become exact bytes. Lent out during one read.
     scratch: Cell<Option<Box<[u8]>>>,
     /// What many datagrams land in. Lent out likewise.
     receive_batch: Cell<Option<Box<ReceiveBatch>>>,
+    /// Where TLS puts the records of a turn. Lent out likewise.
+    tls_output: Cell<Vec<u8>>,
     /// The user's wake-up descriptor while the loop runs with its own.
     user_wakeup_fd: Cell<c_int>,
     has_wakeup_fd: Cell<bool>,
     join_writes: Cell<bool>,
+}
+
+/// A transport that holds writes back.
+pub enum Deferred {
+    Stream(Py<StreamTransport>),
+    Tls(Py<TlsTransport>),
 }
 
 /// A read takes at most so much.
@@ -115,7 +124,7 @@ impl Loop {
     }
 
     /// Flushes a transport at the end of the batch that is under way.
-    pub fn defer_flush(&self, py: Python<'_>, transport: Py<StreamTransport>) {
+    pub fn defer_flush(&self, py: Python<'_>, transport: Deferred) {
         self.0.get(py).deferred.borrow_mut().push(transport);
     }
 
@@ -128,7 +137,10 @@ impl Loop {
         let mut result = Ok(());
         for transport in &transports {
             // Each is flushed, whatever the others raise.
-            result = result.and(StreamTransport::flush_deferred(transport.bind(py)));
+            result = result.and(match transport {
+                Deferred::Stream(stream) => StreamTransport::flush_deferred(stream.bind(py)),
+                Deferred::Tls(tls) => TlsTransport::flush_deferred(tls.bind(py)),
+            });
         }
         result
     }
@@ -162,6 +174,18 @@ impl Loop {
         let result = receive(&mut batch);
         receive_batch.set(Some(batch));
         result
+    }
+
+    /// Empty room for records, with what it has grown to. Brought back by `give_tls_output_back`.
+    #[inline]
+    pub fn take_tls_output(&self, py: Python<'_>) -> Vec<u8> {
+        self.0.get(py).tls_output.take()
+    }
+
+    #[inline]
+    pub fn give_tls_output_back(&self, py: Python<'_>, mut output: Vec<u8>) {
+        output.clear();
+        self.0.get(py).tls_output.set(output);
     }
 
     pub fn timer_cancelled(&self, py: Python<'_>, timer: &Bound<'_, PyAny>) {
@@ -330,6 +354,7 @@ impl Loop {
             spare: Cell::new(None),
             scratch: Cell::new(None),
             receive_batch: Cell::new(None),
+            tls_output: Cell::default(),
             user_wakeup_fd: Cell::new(-1),
             has_wakeup_fd: Cell::new(false),
             join_writes: Cell::new(true),
@@ -440,7 +465,7 @@ impl Loop {
         drop(model);
         drop(state.deferred.take());
         drop(state.spare.take());
-        drop((state.scratch.take(), state.receive_batch.take()));
+        drop((state.scratch.take(), state.receive_batch.take(), state.tls_output.take()));
         Ok(())
     }
 
@@ -547,7 +572,10 @@ impl Loop {
             visit.call(&*factory)?;
         }
         if let Ok(deferred) = state.deferred.try_borrow() {
-            deferred.iter().try_for_each(|transport| visit.call(transport))?;
+            deferred.iter().try_for_each(|transport| match transport {
+                Deferred::Stream(stream) => visit.call(stream),
+                Deferred::Tls(tls) => visit.call(tls),
+            })?;
         }
         Ok(())
     }

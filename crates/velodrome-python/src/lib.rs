@@ -4,7 +4,7 @@
 //! event_loop.rs  asyncio's loop methods     handle.rs     Handle, TimerHandle
 //! watch.rs       add_reader, add_writer     sock.rs       sock_recv, sock_sendall, ...
 //! transport.rs   Transport                  server.rs     accepting
-//! datagram.rs    DatagramTransport
+//! datagram.rs    DatagramTransport          tls.rs        TlsTransport
 //! host.rs        how a callback is run      callback.rs   what a callback is
 //! ```
 //!
@@ -25,6 +25,7 @@ mod imports;
 mod server;
 mod sock;
 mod step_lane;
+mod tls;
 mod transport;
 mod watch;
 
@@ -63,6 +64,8 @@ mod _native {
     use super::handle::{Handle, TimerHandle};
     #[pymodule_export]
     use super::server::Listener;
+    #[pymodule_export]
+    use super::tls::TlsTransport;
     #[pymodule_export]
     use super::transport::StreamTransport;
 
@@ -111,12 +114,19 @@ mod _native {
         super::datagram::DatagramTransport::over_socket(sock, address, connection)
     }
 
+    /// What TLS connections use: "libssl" directly, or "ssl", Python's module.
+    #[pyfunction]
+    fn tls_engine(py: Python<'_>) -> PyResult<&'static str> {
+        Ok(if super::tls::ssl_module(py)?.is_native() { "libssl" } else { "ssl" })
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         ensure_gil(py)?;
         fast::add_methods(&event_loop::class(py), event_loop::METHODS)?;
         fast::add_methods(&py.get_type::<transport::StreamTransport>(), transport::METHODS)?;
+        fast::add_methods(&py.get_type::<tls::TlsTransport>(), tls::METHODS)?;
         fast::add_methods(&py.get_type::<datagram::DatagramTransport>(), datagram::METHODS)?;
         fast::set_traverse(&py.get_type::<handle::Handle>(), handle::traverse);
         fast::set_traverse(&py.get_type::<handle::TimerHandle>(), handle::traverse);

@@ -29,7 +29,7 @@ use velodrome::{
     stream::{Flushed, Joining, Stream, Written},
 };
 
-use base::{BaseTransport, Connection, clone_of, extra_of_socket, warn_unclosed};
+use base::{BaseTransport, Connection, LOST_WRITE, clone_of, extra_of_socket, warn_unclosed};
 pub use methods::METHODS;
 use socket::{Socket, close_socket, hold_open};
 
@@ -37,9 +37,10 @@ use crate::{
     buffer::{Chunk, View},
     callback::{Callback, Source},
     error::os_error,
-    event_loop::Loop,
+    event_loop::{Deferred, Loop},
     gil::GilBound,
     imports::loaded,
+    tls::TlsTransport,
 };
 
 /// What a transport does when its turn in the ready queue comes.
@@ -53,11 +54,13 @@ pub enum Turn {
     Lost,
 }
 
-/// A protocol is asked in one of two ways.
+/// How a protocol gets its data.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ProtocolKind {
+pub enum ProtocolKind {
     Streaming,
     Buffered,
+    /// A native TLS transport, which takes ciphertext without an object for it.
+    Tls,
 }
 
 struct Inner {
@@ -179,7 +182,10 @@ impl StreamTransport {
     }
 }
 
-fn protocol_kind(protocol: &Bound<'_, PyAny>) -> PyResult<ProtocolKind> {
+pub fn protocol_kind(protocol: &Bound<'_, PyAny>) -> PyResult<ProtocolKind> {
+    if protocol.is_exact_instance_of::<TlsTransport>() {
+        return Ok(ProtocolKind::Tls);
+    }
     let buffered = loaded(protocol.py()).buffered_protocol.bind(protocol.py());
     Ok(if protocol.is_instance(buffered)? {
         ProtocolKind::Buffered
@@ -210,6 +216,11 @@ impl StreamTransport {
             Turn::Open => Self::open(slf),
             Turn::Lost => Self::lost(slf),
         }
+    }
+
+    /// The context in which the protocol is called.
+    pub fn context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        clone_of(py, &self.inner(py).base.context)
     }
 
     #[inline]
@@ -296,6 +307,7 @@ impl StreamTransport {
         match inner.protocol_kind.get() {
             ProtocolKind::Streaming => Self::read_streaming(slf, inner),
             ProtocolKind::Buffered => Self::read_buffered(slf, inner),
+            ProtocolKind::Tls => Self::read_tls(slf, inner),
         }
     }
 
@@ -373,6 +385,35 @@ impl StreamTransport {
         }
     }
 
+    /// Ciphertext goes from the loop's scratch buffer straight to the engine.
+    #[inline]
+    fn read_tls(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
+        let py = slf.py();
+        let (Some(event_loop), Some(protocol)) =
+            (inner.base.event_loop(py), inner.base.protocol(py))
+        else {
+            return Ok(());
+        };
+        let tls = protocol.bind(py).cast_exact::<TlsTransport>()?;
+        // SAFETY: the stream is open, so the descriptor is.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
+        let taken = event_loop.get().with_scratch(py, |scratch| {
+            let count = inner.stream.receive(fd, &mut *scratch)?;
+            Ok((count > 0).then(|| tls.get().take_in(py, &scratch[..count])))
+        });
+        let taken = match taken {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return Self::ended(slf),
+            Err(error) => return Self::read_failed(slf, error),
+        };
+        match taken.and_then(|taken| TlsTransport::taken_in(tls, taken)) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                Self::fatal(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
+            }
+        }
+    }
+
     fn read_failed(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
         if is_retry(error) {
             return Ok(());
@@ -415,10 +456,30 @@ impl StreamTransport {
         })
     }
 
+    /// `write` for ciphertext: it is never held back, since its plaintext was.
+    #[inline]
+    pub fn write_now(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<()> {
+        let inner = slf.get().inner(slf.py());
+        Self::write_in_turn(slf, inner, None, data, |from| Chunk::Copy(data[from..].into()))
+    }
+
     #[inline]
     fn write_bytes(
         slf: &Bound<'_, Self>,
         inner: &Inner,
+        data: &[u8],
+        keep: impl FnOnce(usize) -> Chunk,
+    ) -> PyResult<()> {
+        let event_loop = inner.base.event_loop(slf.py());
+        let turn = event_loop.and_then(|it| it.get().model(slf.py()).ok()?.turn());
+        Self::write_in_turn(slf, inner, turn, data, keep)
+    }
+
+    #[inline]
+    fn write_in_turn(
+        slf: &Bound<'_, Self>,
+        inner: &Inner,
+        turn: Option<u64>,
         data: &[u8],
         keep: impl FnOnce(usize) -> Chunk,
     ) -> PyResult<()> {
@@ -428,10 +489,8 @@ impl StreamTransport {
             return Ok(());
         }
         if inner.stream.phase() == Phase::Lost {
-            return inner.base.wrote_after_loss(py);
+            return inner.base.wrote_after_loss(py, LOST_WRITE);
         }
-        let Some(event_loop) = inner.base.event_loop(py) else { return Ok(()) };
-        let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
         // SAFETY: the stream is not lost, so the descriptor is open.
         let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         match inner.stream.write(fd, turn, data, keep) {
@@ -441,8 +500,9 @@ impl StreamTransport {
                 if inner.stream.unsent_bytes() > high_water_bytes.min(Joining::MAX_HELD_BYTES) {
                     return Self::flush_deferred(slf);
                 }
-                if written == Written::Deferred {
-                    event_loop.get().defer_flush(py, slf.clone().unbind());
+                if let (Written::Deferred, Some(event_loop)) = (written, inner.base.event_loop(py))
+                {
+                    event_loop.get().defer_flush(py, Deferred::Stream(slf.clone().unbind()));
                 }
                 Ok(())
             }
@@ -639,7 +699,7 @@ impl Drop for StreamTransport {
             }
             // Nobody closed it: say so, as asyncio does, and close it.
             self.deregister(py);
-            warn_unclosed(py, "StreamTransport", fd);
+            warn_unclosed(py, &format!("StreamTransport fd={fd}"));
             if let Err(error) = close_socket(py, inner) {
                 error.write_unraisable(py, None);
             }

@@ -11,7 +11,7 @@ use pyo3::{
 use super::{DatagramTransport, has_empty_datagrams};
 use crate::{
     fast::{Arguments, Method, raw_method},
-    transport::base::{clone_of, common_methods, visit_cell, write_buffer_limits},
+    transport::base::{HIGH_WATER_BYTES, buffer_limits, clone_of, common_methods, visit_cell},
 };
 
 fn sendto<'py>(
@@ -128,7 +128,7 @@ impl DatagramTransport {
         high: Option<Bound<'_, PyAny>>,
         low: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let (low, high) = write_buffer_limits(slf.py(), high, low)?;
+        let (low, high) = buffer_limits(slf.py(), high, low, HIGH_WATER_BYTES)?;
         slf.get().inner(slf.py()).socket.flow.set_limits(low, high);
         Self::pause_protocol_if_full(slf)
     }

@@ -52,6 +52,11 @@ pub struct BaseTransport {
 /// Writes to a lost connection are logged from this one on, as asyncio does.
 const WRITES_AFTER_LOSS_BEFORE_LOG: u32 = 5;
 
+pub use velodrome::stream::HIGH_WATER_BYTES;
+
+/// What is logged then, of a socket.
+pub const LOST_WRITE: &str = "socket.send() raised exception.";
+
 pub fn clone_of<T>(py: Python<'_>, cell: &RefCell<Option<Py<T>>>) -> Option<Py<T>> {
     cell.borrow().as_ref().map(|object| object.clone_ref(py))
 }
@@ -114,19 +119,29 @@ impl BaseTransport {
         in_context(py, &context, call).map(Some)
     }
 
-    /// `call_protocol` for calls that may come from inside another one: a context cannot be
-    /// entered twice, so then it runs in whatever context is there.
+    /// `call_protocol` for calls that may come from inside another one.
     pub fn call_protocol_nested(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<()> {
         let Some(protocol) = self.protocol(py) else { return Ok(()) };
-        let Some(context) = clone_of(py, &self.context) else { return Ok(()) };
-        let called = Cell::new(false);
-        let call = || {
-            called.set(true);
-            call_method(py, &protocol, name, [])
-        };
-        match in_context(py, &context, call) {
-            Err(_) if !called.get() => call_method(py, &protocol, name, []).map(drop),
-            result => result.map(drop),
+        self.in_context_nested(py, || call_method(py, &protocol, name, [])).map(drop)
+    }
+
+    /// Runs `body` in the connection's context. A context cannot be entered twice: if this one is
+    /// entered already, `body` runs in whatever context is there. `None` after the end.
+    #[inline]
+    pub fn in_context_nested<R>(
+        &self,
+        py: Python<'_>,
+        body: impl FnOnce() -> PyResult<R>,
+    ) -> PyResult<Option<R>> {
+        let Some(context) = clone_of(py, &self.context) else { return Ok(None) };
+        let body = Cell::new(Some(body));
+        let run = || body.take().map(|body| body()).transpose();
+        match in_context(py, &context, run) {
+            Err(error) => match body.take() {
+                Some(body) => body().map(Some),
+                None => Err(error),
+            },
+            result => result,
         }
     }
 
@@ -210,11 +225,11 @@ impl BaseTransport {
 
     /// Somebody writes though the end is known.
     #[cold]
-    pub fn wrote_after_loss(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn wrote_after_loss(&self, py: Python<'_>, warning: &str) -> PyResult<()> {
         let writes = self.writes_after_loss.get() + 1;
         self.writes_after_loss.set(writes);
         if writes >= WRITES_AFTER_LOSS_BEFORE_LOG {
-            seam(py, "warn_lost_write", ())?;
+            seam(py, "warn_lost_write", (warning,))?;
         }
         Ok(())
     }
@@ -419,8 +434,8 @@ pub fn extra_of_socket<'py>(
 }
 
 /// Warns of a transport that nobody closed, as asyncio does.
-pub fn warn_unclosed(py: Python<'_>, class: &str, fd: RawFd) {
-    let message = format!("unclosed transport <{class} fd={fd}>");
+pub fn warn_unclosed(py: Python<'_>, transport: &str) {
+    let message = format!("unclosed transport <{transport}>");
     let category = py.get_type::<PyResourceWarning>();
     if let Err(error) = loaded(py).warn.call1(py, (message, category)) {
         error.write_unraisable(py, None);
@@ -428,14 +443,15 @@ pub fn warn_unclosed(py: Python<'_>, class: &str, fd: RawFd) {
 }
 
 /// The (low, high) marks that `set_write_buffer_limits(high, low)` means, in bytes.
-pub fn write_buffer_limits<'py>(
+pub fn buffer_limits<'py>(
     py: Python<'py>,
     high: Option<Bound<'py, PyAny>>,
     low: Option<Bound<'py, PyAny>>,
+    default_high: usize,
 ) -> PyResult<(usize, usize)> {
     let high = match (high, &low) {
         (Some(high), _) => high,
-        (None, None) => 65536_usize.into_pyobject(py)?.into_any(),
+        (None, None) => default_high.into_pyobject(py)?.into_any(),
         (None, Some(low)) => low.mul(4)?,
     };
     let low = low.map_or_else(|| high.floor_div(4), Ok)?;

@@ -11,7 +11,7 @@ use velodrome::life::Phase;
 
 use super::{
     StreamTransport,
-    base::{clone_of, common_methods, visit_cell, write_buffer_limits},
+    base::{HIGH_WATER_BYTES, LOST_WRITE, buffer_limits, clone_of, common_methods, visit_cell},
     protocol_kind, readable_view,
     socket::Socket,
 };
@@ -76,7 +76,7 @@ impl StreamTransport {
             return Ok(());
         }
         if inner.stream.phase() == Phase::Lost {
-            return inner.base.wrote_after_loss(py);
+            return inner.base.wrote_after_loss(py, LOST_WRITE);
         }
         let waited = inner.stream.unsent_bytes() > 0 && !inner.stream.is_deferred();
         chunks.into_iter().for_each(|chunk| inner.stream.push(chunk));
@@ -153,7 +153,7 @@ impl StreamTransport {
         low: Option<Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
-        let (low, high) = write_buffer_limits(py, high, low)?;
+        let (low, high) = buffer_limits(py, high, low, HIGH_WATER_BYTES)?;
         slf.get().inner(py).stream.flow.set_limits(low, high);
         Self::flush_deferred(slf)?;
         Self::pause_protocol_if_full(slf)

@@ -1,0 +1,189 @@
+//! Ciphertext to the protocol: what a TLS transport reads.
+
+use pyo3::{IntoPyObjectExt, intern, prelude::*};
+
+use super::{
+    State, TlsTransport, Told,
+    engine::{End, Plaintext},
+};
+use crate::{imports::seam, transport::ProtocolKind};
+
+/// Ciphertext that a transport below has received.
+pub enum TakenIn {
+    Read(Plaintext),
+    /// It is kept; what happens now depends on the state.
+    Held,
+}
+
+impl TlsTransport {
+    /// Ciphertext has come. Runs no Python code but libssl's callbacks.
+    #[inline]
+    pub fn take_in(&self, py: Python<'_>, ciphertext: &[u8]) -> PyResult<TakenIn> {
+        let inner = self.inner(py);
+        let reads_at_once = inner.state.get() == State::Open
+            && inner.protocol_kind.get() == ProtocolKind::Streaming
+            && !inner.reading_paused.get()
+            && !inner.busy.get();
+        let engine = self.engine(py)?;
+        if !reads_at_once || !engine.is_native() {
+            return engine.hold(py, ciphertext).map(|()| TakenIn::Held);
+        }
+        self.with_engine(py, |engine| engine.read(py, ciphertext)).map(TakenIn::Read)
+    }
+
+    /// The rest of `take_in`, which may run any code.
+    #[inline]
+    pub fn taken_in(slf: &Bound<'_, Self>, taken: TakenIn) -> PyResult<()> {
+        match taken {
+            TakenIn::Read(plaintext) => Self::do_read(slf, Some(plaintext)),
+            TakenIn::Held => {
+                let base = &Self::inner_of(slf).base;
+                base.in_context_nested(slf.py(), || Self::proceed(slf)).map(drop)
+            }
+        }
+    }
+
+    /// Delivers what there is, and then writes: reading may have made that possible or necessary.
+    /// `plaintext` is what was read already.
+    #[inline]
+    pub(super) fn do_read(slf: &Bound<'_, Self>, plaintext: Option<Plaintext>) -> PyResult<()> {
+        if !matches!(Self::inner_of(slf).state.get(), State::Open | State::Flushing) {
+            return Ok(());
+        }
+        match Self::read_and_write(slf, plaintext) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::fatal(slf, error, "Fatal error on SSL protocol"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn read_and_write(
+        slf: &Bound<'_, Self>,
+        plaintext: Option<Plaintext>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
+        if !inner.reading_paused.get() && !inner.busy.get() {
+            match (plaintext, inner.protocol_kind.get()) {
+                (Some(plaintext), _) => Self::deliver(slf, plaintext)?,
+                (None, ProtocolKind::Buffered) => Self::read_buffered(slf)?,
+                (None, _) => {
+                    let plaintext = slf.get().with_engine(py, |engine| engine.read(py, &[]))?;
+                    Self::deliver(slf, plaintext)?;
+                }
+            }
+            if inner.state.get() == State::Unwrapped {
+                return Ok(());
+            }
+            if !inner.deferred.get() {
+                Self::do_write(slf)?;
+            }
+        }
+        Self::pace_lower(slf)
+    }
+
+    #[inline]
+    pub(super) fn deliver(
+        slf: &Bound<'_, Self>,
+        Plaintext { data, end }: Plaintext,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let error = Self::error_of(slf, &end);
+        if let Some(data) = data {
+            Self::call_protocol(slf, intern!(py, "data_received"), [data.as_ptr()])?;
+        }
+        Self::read_ended(slf, end, error)
+    }
+
+    pub(super) fn read_buffered(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
+        let hint = slf.get().engine(py)?.unread_bytes(py)?.into_py_any(py)?;
+        let buffer = Self::call_protocol(slf, intern!(py, "get_buffer"), [hint.as_ptr()])?;
+        let Some(buffer) = buffer else { return Ok(()) };
+        if !matches!(inner.state.get(), State::Open | State::Flushing) {
+            // `get_buffer` ended the connection.
+            return Ok(());
+        }
+        let filled = slf.get().with_engine(py, |engine| engine.read_into(buffer.bind(py)))?;
+        let error = Self::error_of(slf, &filled.end);
+        drop(buffer);
+        if filled.is_full {
+            Self::call_soon(slf, intern!(py, "_proceed"))?;
+        }
+        if filled.count > 0 {
+            let count = filled.count.into_py_any(py)?;
+            Self::call_protocol(slf, intern!(py, "buffer_updated"), [count.as_ptr()])?;
+        }
+        Self::read_ended(slf, filled.end, error)
+    }
+
+    /// libssl's error, before anybody's code can hide it.
+    #[inline]
+    pub(super) fn error_of(slf: &Bound<'_, Self>, end: &End) -> Option<PyErr> {
+        match end {
+            End::Failed(None) => {
+                let py = slf.py();
+                Some(
+                    slf.get()
+                        .with_engine(py, |engine| Ok(engine.error(py)))
+                        .unwrap_or_else(|error| error),
+                )
+            }
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn read_ended(
+        slf: &Bound<'_, Self>,
+        end: End,
+        error: Option<PyErr>,
+    ) -> PyResult<()> {
+        match end {
+            End::Open => Ok(()),
+            End::Closed => {
+                Self::tell_eof(slf)?;
+                Self::start_shutdown(slf)
+            }
+            End::Failed(known) => match known.or(error) {
+                Some(error) => Err(error),
+                None => Ok(()),
+            },
+        }
+    }
+
+    pub(super) fn tell_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
+        if inner.told.get() != Told::Made {
+            return Ok(());
+        }
+        inner.told.set(Told::Eof);
+        let keep_open = Self::call_protocol(slf, intern!(py, "eof_received"), [])
+            .and_then(|answer| answer.map_or(Ok(false), |answer| answer.is_truthy(py)));
+        match keep_open {
+            Ok(false) => Ok(()),
+            Ok(true) => seam(py, "warn_half_open_tls", ()).map(drop),
+            Err(error) => Self::fatal(slf, error, "Error calling eof_received()"),
+        }
+    }
+
+    /// Lets the transport below wait if nobody reads what it brings.
+    #[inline]
+    pub(super) fn pace_lower(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
+        let unread_bytes = slf.get().engine(py)?.unread_bytes(py)?;
+        let (low, high) = inner.read_limits.get();
+        if unread_bytes > 0 && unread_bytes >= high && !inner.lower_paused.get() {
+            inner.lower_paused.set(true);
+            slf.get().lower(py).call(py, intern!(py, "pause_reading"))
+        } else if inner.lower_paused.get() && unread_bytes <= low {
+            inner.lower_paused.set(false);
+            slf.get().lower(py).call(py, intern!(py, "resume_reading"))
+        } else {
+            Ok(())
+        }
+    }
+}

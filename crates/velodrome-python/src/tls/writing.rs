@@ -1,0 +1,260 @@
+//! From the protocol to ciphertext: what a TLS transport writes.
+
+use pyo3::{
+    exceptions::PyTypeError,
+    prelude::*,
+    types::{PyByteArray, PyBytes, PyMemoryView},
+};
+use velodrome::stream::{Joining, WriteBuffer};
+
+use super::{Inner, State, TlsTransport, engine::Engine};
+use crate::{
+    buffer::{Chunk, View},
+    event_loop::Deferred,
+    transport,
+};
+
+/// So much is encrypted before it is sent.
+const BATCH_BYTES: usize = 128 * 1024;
+/// The plaintext of a full record.
+const RECORD_BYTES: usize = 16 * 1024;
+
+impl TlsTransport {
+    #[inline]
+    pub(super) fn write_object(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            let keep = || Chunk::Bytes(bytes.clone().unbind(), 0);
+            return Self::write_bytes(slf, bytes.as_bytes(), keep);
+        }
+        let view = readable_view(data)?;
+        Self::write_bytes(slf, view.bytes(py), || Chunk::Copy(view.bytes(py).into()))
+    }
+
+    #[inline]
+    pub(super) fn write_bytes(
+        slf: &Bound<'_, Self>,
+        data: &[u8],
+        keep: impl FnOnce() -> Chunk,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
+        if data.is_empty() {
+            return Ok(());
+        }
+        if matches!(inner.state.get(), State::Flushing | State::Shutdown | State::Unwrapped) {
+            return inner.base.wrote_after_loss(py, "SSL connection is closed");
+        }
+        let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
+        let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
+        let joins = inner.joining.note_write(turn);
+        let can_encrypt = inner.state.get() == State::Open && !inner.busy.get();
+        let has_backlog = !inner.backlog.borrow().is_empty();
+        if can_encrypt && !has_backlog && !inner.writing_paused.get() {
+            if !joins || data.len() >= Joining::MAX_HELD_BYTES {
+                let written = Self::encrypt_and_send(slf, Some(data), keep);
+                return written.or_else(|error| Self::write_failed(slf, error));
+            }
+            inner.backlog.borrow_mut().push(keep());
+            inner.deferred.set(true);
+            event_loop.get().defer_flush(py, Deferred::Tls(slf.clone().unbind()));
+            return Self::tell_flow(slf);
+        }
+        inner.backlog.borrow_mut().push(keep());
+        let held_bytes = inner.backlog.borrow().len_bytes();
+        if inner.deferred.get() && held_bytes < Joining::MAX_HELD_BYTES {
+            return Self::tell_flow(slf);
+        }
+        if can_encrypt {
+            Self::do_write(slf).or_else(|error| Self::write_failed(slf, error))
+        } else {
+            Self::tell_flow(slf)
+        }
+    }
+
+    /// All of them at once, so that they share records.
+    pub(super) fn write_lines(slf: &Bound<'_, Self>, lines: &[Bound<'_, PyAny>]) -> PyResult<()> {
+        let py = slf.py();
+        if let [line] = lines {
+            return Self::write_object(slf, line);
+        }
+        let mut all = Vec::new();
+        for line in lines {
+            all.extend_from_slice(readable_view(line)?.bytes(py));
+        }
+        let data = PyBytes::new(py, &all);
+        Self::write_bytes(slf, data.as_bytes(), || Chunk::Bytes(data.clone().unbind(), 0))
+    }
+
+    #[cold]
+    pub(super) fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        Self::fatal(slf, error, "Fatal error on SSL protocol")
+    }
+
+    /// At the end of a batch, or before something that must not overtake what is held back.
+    pub fn flush_deferred(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if !Self::inner_of(slf).deferred.get() {
+            return Ok(());
+        }
+        Self::do_write(slf).or_else(|error| Self::write_failed(slf, error))
+    }
+
+    /// Encrypts and sends as much of the backlog as the transport below takes.
+    #[inline]
+    pub(super) fn do_write(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let inner = Self::inner_of(slf);
+        inner.deferred.set(false);
+        if inner.busy.get() {
+            return Ok(());
+        }
+        let may_encrypt = matches!(inner.state.get(), State::Open | State::Flushing);
+        if !may_encrypt || inner.backlog.borrow().is_empty() {
+            return Self::send_output(slf);
+        }
+        Self::encrypt_and_send(slf, None, || Chunk::Copy(Box::default()))
+    }
+
+    /// Encrypts `data`, or else the backlog, and sends it. `keep` makes a chunk of all of `data`,
+    /// for what is not encrypted now.
+    pub(super) fn encrypt_and_send(
+        slf: &Bound<'_, Self>,
+        data: Option<&[u8]>,
+        keep: impl FnOnce() -> Chunk,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
+        let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
+        let engine = slf.get().engine(py)?;
+        if let Some(data) = data {
+            if data.len() <= BATCH_BYTES {
+                engine.lend_output(event_loop.get().take_tls_output(py));
+                let written = slf.get().with_engine(py, |engine| engine.write(py, data))?;
+                if written < data.len() {
+                    let mut backlog = inner.backlog.borrow_mut();
+                    backlog.push(keep());
+                    backlog.consume(written);
+                }
+                let output = engine.take_output(py)?;
+                let sent = Self::send(slf, &output);
+                event_loop.get().give_tls_output_back(py, output);
+                return sent.and_then(|()| Self::tell_flow(slf));
+            }
+            inner.backlog.borrow_mut().push(keep());
+        }
+        let mut room = event_loop.get().take_tls_output(py);
+        let mut result = Ok(());
+        while result.is_ok() && !inner.writing_paused.get() {
+            engine.lend_output(std::mem::take(&mut room));
+            let encrypted =
+                slf.get().with_engine(py, |engine| Self::encrypt_some(py, inner, engine));
+            room = engine.take_output(py)?;
+            let is_empty = room.is_empty();
+            let sent = Self::send(slf, &room);
+            room.clear();
+            result = encrypted.map(drop).and(sent);
+            if is_empty || !matches!(inner.state.get(), State::Open | State::Flushing) {
+                break;
+            }
+        }
+        event_loop.get().give_tls_output_back(py, room);
+        result?;
+        Self::tell_flow(slf)
+    }
+
+    /// Encrypts one batch of the backlog. It is out of reach meanwhile, because an engine may run
+    /// Python code, which may write.
+    pub(super) fn encrypt_some(py: Python<'_>, inner: &Inner, engine: &Engine) -> PyResult<()> {
+        let mut backlog = inner.backlog.take();
+        let result = Self::encrypt_batch(py, &mut backlog, engine);
+        let added = inner.backlog.replace(backlog);
+        inner.backlog.borrow_mut().append(added);
+        result
+    }
+
+    pub(super) fn encrypt_batch(
+        py: Python<'_>,
+        backlog: &mut WriteBuffer<Chunk>,
+        engine: &Engine,
+    ) -> PyResult<()> {
+        let mut encrypted_bytes = 0;
+        let mut record = [0; RECORD_BYTES];
+        while encrypted_bytes < BATCH_BYTES {
+            let Some(first) = backlog.first() else { break };
+            let first = &first[..first.len().min(BATCH_BYTES)];
+            // Small writes share a record.
+            let data = if first.len() < RECORD_BYTES && backlog.len_bytes() > first.len() {
+                let count = backlog.copy_to(&mut record);
+                &record[..count]
+            } else {
+                first
+            };
+            let written = engine.write(py, data)?;
+            if written == 0 {
+                break;
+            }
+            backlog.consume(written);
+            encrypted_bytes += written;
+        }
+        Ok(())
+    }
+
+    /// Sends what the engine has to say, if the transport below takes it now.
+    #[inline]
+    pub(super) fn send_output(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
+        let engine = slf.get().engine(py)?;
+        if !inner.writing_paused.get() && engine.has_output(py)? {
+            let output = engine.take_output(py)?;
+            Self::send(slf, &output)?;
+        }
+        Self::tell_flow(slf)
+    }
+
+    pub(super) fn send(slf: &Bound<'_, Self>, ciphertext: &[u8]) -> PyResult<()> {
+        if ciphertext.is_empty() {
+            return Ok(());
+        }
+        slf.get().lower(slf.py()).write(slf.py(), ciphertext)
+    }
+
+    pub(super) fn unsent_bytes(&self, py: Python<'_>) -> PyResult<usize> {
+        let inner = self.inner(py);
+        let output_bytes = self.engine(py)?.output_bytes(py)?;
+        Ok(inner.backlog.borrow().len_bytes() + output_bytes)
+    }
+
+    /// Tells the protocol to pause or to resume writing.
+    #[inline]
+    pub(super) fn tell_flow(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let inner = Self::inner_of(slf);
+        let unsent_bytes = slf.get().unsent_bytes(slf.py())?;
+        inner.base.pause_protocol_if_full(slf.as_any(), &inner.flow, unsent_bytes)?;
+        inner.base.resume_protocol_if_low(slf.as_any(), &inner.flow, unsent_bytes)
+    }
+
+    /// The transport below takes more again.
+    pub(super) fn resumed(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let inner = Self::inner_of(slf);
+        inner.writing_paused.set(false);
+        Self::do_write(slf).or_else(|error| Self::write_failed(slf, error))?;
+        if inner.state.get() == State::Flushing && inner.backlog.borrow().is_empty() {
+            return Self::do_flush(slf);
+        }
+        Ok(())
+    }
+}
+
+/// The buffer of what `write` was given, with the TypeError of asyncio's TLS transport.
+fn readable_view(data: &Bound<'_, PyAny>) -> PyResult<View> {
+    let is_bytes_like = data.is_instance_of::<PyBytes>()
+        || data.is_instance_of::<PyByteArray>()
+        || data.is_instance_of::<PyMemoryView>();
+    if is_bytes_like {
+        return transport::readable_view(data);
+    }
+    Err(PyTypeError::new_err(format!(
+        "data: expecting a bytes-like instance, got {}",
+        data.get_type().name()?
+    )))
+}
