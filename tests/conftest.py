@@ -8,6 +8,7 @@ import os
 import signal
 
 import pytest
+from certificates import Certificates, has_openssl
 from support import loop_factory
 
 LOOPS = ("asyncio", "velodrome", "uvloop")
@@ -58,3 +59,10 @@ def pytest_collection_modifyitems(config, items):
 def new_loop(loop_name):
     """Makes loops of the kind under test."""
     return loop_factory(loop_name)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    if not has_openssl():
+        pytest.skip("no openssl program to make certificates with")
+    return Certificates(tmp_path_factory.mktemp("certificates"))
