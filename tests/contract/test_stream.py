@@ -8,7 +8,7 @@ import random
 import socket
 
 import pytest
-from checker import Recorder, receive_all, receive_exactly
+from checker import Recorder, Wayward, receive_all, receive_exactly
 
 # --- the beginning --------------------------------------------------------------------------------
 
@@ -117,67 +117,6 @@ async def test_an_echo_of_two_writes_answers_every_message(loop, stream):
 
 
 # --- a conversation that nobody planned -----------------------------------------------------------
-
-
-class Wayward(Recorder):
-    """Reads, pauses, changes its protocol and writes as its random numbers say; keeps what went each way."""
-
-    def __init__(self, numbers):
-        super().__init__()
-        self.numbers = numbers
-        self.written = bytearray()
-
-    def misbehave(self):
-        transport, numbers = self.transport, self.numbers
-        for _ in range(numbers.randrange(4)):
-            data = numbers.randbytes(numbers.choice((0, 1, 10, 1000, 70_000)))
-            self.written += data
-            match numbers.randrange(4):
-                case 0:
-                    transport.write(bytearray(data))
-                case 1:
-                    transport.writelines([piece for piece in (data[:5], memoryview(data)[5:]) if piece])
-                case _:
-                    transport.write(data)
-        if numbers.randrange(3) == 0:
-            transport.pause_reading()
-            asyncio.get_running_loop().call_later(numbers.random() / 1000, transport.resume_reading)
-        if numbers.randrange(3) == 0:
-            transport.set_protocol(self.buffered if transport.get_protocol() is self else self)
-
-    def connection_made(self, transport):
-        super().connection_made(transport)
-        self.buffered = BufferedSide(self, self.numbers.choice((1, 100, 70_000)))
-
-    def data_received(self, data):
-        super().data_received(data)
-        self.misbehave()
-
-
-class BufferedSide(asyncio.BufferedProtocol):
-    """The same protocol, reading into a buffer."""
-
-    def __init__(self, plain, size):
-        self.plain = plain
-        self.buffer = bytearray(size)
-
-    def get_buffer(self, sizehint):
-        return self.buffer
-
-    def buffer_updated(self, count):
-        self.plain.data_received(bytes(self.buffer[:count]))
-
-    def connection_lost(self, exc):
-        self.plain.connection_lost(exc)
-
-    def eof_received(self):
-        return self.plain.eof_received()
-
-    def pause_writing(self):
-        self.plain.pause_writing()
-
-    def resume_writing(self):
-        self.plain.resume_writing()
 
 
 @pytest.mark.parametrize("seed", range(8))
