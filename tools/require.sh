@@ -31,6 +31,7 @@ if [ "${1:-}" = check ]; then
         lack "rustfmt" "rustup component add rustfmt, or on Debian 13: apt-get install rustfmt"
     cargo clippy --version >/dev/null 2>&1 ||
         lack "clippy" "rustup component add clippy, or on Debian 13: apt-get install rust-clippy"
+    have openssl || lack "openssl, which makes the benchmark's certificates" "apt-get install openssl"
 fi
 
 if python=$(tools/python.sh); then

@@ -7,16 +7,26 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustls::ClientConnection;
+
 use crate::exchange::Exchange;
 use crate::sys::{self, Epoll, Interest};
+use crate::tls::{self, TlsStream};
 
 pub enum Address {
     Tcp(SocketAddr),
+    Tls(SocketAddr),
     Unix(PathBuf),
     Udp(SocketAddr),
 }
 
-trait Stream: Read + Write + AsRawFd {}
+/// `flush` fails with `WouldBlock` while bytes that `write` took wait for room in the socket.
+pub trait Stream: Read + Write + AsRawFd {
+    /// What makes it a TLS connection, if it is one.
+    fn session(&mut self) -> Option<&mut ClientConnection> {
+        None
+    }
+}
 impl Stream for TcpStream {}
 impl Stream for UnixStream {}
 impl Stream for Datagrams {}
@@ -55,6 +65,8 @@ pub struct Client<'a> {
     received: usize,
     started: Instant,
     waits_for_room: bool,
+    /// The first request waits for the handshake, if there is one.
+    is_handshaking: bool,
 }
 
 impl<'a> Client<'a> {
@@ -78,8 +90,9 @@ impl<'a> Client<'a> {
             received: 0,
             started,
             waits_for_room: false,
+            is_handshaking: false,
         };
-        client.send(exchange, epoll)?;
+        client.begin(exchange, epoll)?;
         Ok(client)
     }
 
@@ -97,6 +110,10 @@ impl<'a> Client<'a> {
             Exchange::Connect => self.closed_by_server(scratch)?,
             _ => self.receive(exchange, scratch)?,
         };
+        if self.is_handshaking && !self.session_is_handshaking() {
+            self.is_handshaking = false;
+            self.send(exchange, epoll)?;
+        }
         if !completed {
             return Ok(None);
         }
@@ -112,21 +129,38 @@ impl<'a> Client<'a> {
             self.stream = open(self.address)?;
             epoll.add(self.stream.as_raw_fd(), self.index, Interest::Read)?;
         }
-        self.send(exchange, epoll)?;
+        self.begin(exchange, epoll)?;
         Ok(Some(latency))
+    }
+
+    fn begin(&mut self, exchange: &Exchange, epoll: &Epoll) -> io::Result<()> {
+        self.is_handshaking = self.session_is_handshaking();
+        if self.is_handshaking {
+            return Ok(());
+        }
+        self.send(exchange, epoll)
+    }
+
+    fn session_is_handshaking(&mut self) -> bool {
+        self.stream.session().is_some_and(|session| session.is_handshaking())
     }
 
     fn send(&mut self, exchange: &Exchange, epoll: &Epoll) -> io::Result<()> {
         let request = exchange.request(self.sequence);
-        let mut blocked = false;
-        while self.sent < request.len() && !blocked {
-            match self.stream.write(&request[self.sent..]) {
+        let blocked = loop {
+            let unsent = &request[self.sent..];
+            let result = match unsent {
+                [] => self.stream.flush().map(|()| 0),
+                _ => self.stream.write(unsent),
+            };
+            match result {
+                Ok(_) if unsent.is_empty() => break false,
                 Ok(count) => self.sent += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => blocked = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        }
+        };
         if blocked != self.waits_for_room {
             self.waits_for_room = blocked;
             let interest = if blocked { Interest::ReadAndWrite } else { Interest::Read };
@@ -178,11 +212,9 @@ impl<'a> Client<'a> {
 fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
     // Connecting blocks, which on this machine's own loopback is shorter than a turn of the poller.
     Ok(match address {
-        Address::Tcp(address) => {
-            let stream = TcpStream::connect(address)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            Box::new(stream)
+        Address::Tcp(address) => Box::new(open_tcp(address)?),
+        Address::Tls(address) => {
+            Box::new(TlsStream::start(open_tcp(address)?, tls::client_config())?)
         }
         Address::Udp(address) => {
             let socket = UdpSocket::bind((address.ip(), 0))?;
@@ -196,6 +228,13 @@ fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
             Box::new(stream)
         }
     })
+}
+
+fn open_tcp(address: &SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 fn would_retry(error: &io::Error) -> bool {

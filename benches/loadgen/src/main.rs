@@ -9,6 +9,7 @@ mod exchange;
 mod options;
 mod report;
 mod sys;
+mod tls;
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -10,10 +10,11 @@ use crate::client::Address;
 use crate::exchange::Exchange;
 
 pub const USAGE: &str = "\
-usage: loadgen (--tcp ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
+usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
                (--echo BYTES | --request TEXT --reply TEXT | --connect)
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
 
+  --tls          TLS 1.3 over TCP; any certificate is accepted
   --echo BYTES   send that many bytes, expect them back
   --request, --reply   send the one, expect exactly the other
   --connect      connect, wait for the server to close, close
@@ -47,6 +48,7 @@ impl Options {
                 arguments.next().ok_or_else(|| format!("{name} needs a value, or is unknown"))?;
             match name.as_str() {
                 "--tcp" => address = Some(Address::Tcp(number::<SocketAddr>(&name, value)?)),
+                "--tls" => address = Some(Address::Tls(number::<SocketAddr>(&name, value)?)),
                 "--udp" => address = Some(Address::Udp(number::<SocketAddr>(&name, value)?)),
                 "--unix" => address = Some(Address::Unix(PathBuf::from(value))),
                 "--echo" => match number(&name, value)? {
@@ -73,7 +75,7 @@ impl Options {
             return Err("--connections needs at least one".into());
         }
         Ok(Self {
-            address: address.ok_or("no address: --tcp, --unix or --udp")?,
+            address: address.ok_or("no address: --tcp, --tls, --unix or --udp")?,
             exchange: exchange.ok_or("nothing to do: --echo, --request or --connect")?,
             connections,
             warm_up,

@@ -3,21 +3,71 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{version, ServerConfig, ServerConnection};
 
 /// Runs the generator against a server that treats its one connection as `serve` does.
 fn run(arguments: &[&str], serve: impl FnOnce(TcpStream) + Send + 'static) -> Output {
+    generate("--tcp", arguments, serve)
+}
+
+type TlsStream = rustls::StreamOwned<ServerConnection, TcpStream>;
+
+/// The same over TLS; to drop the stream is to close the socket without a goodbye.
+fn run_tls(arguments: &[&str], serve: impl FnOnce(TlsStream) + Send + 'static) -> Output {
+    let session = ServerConnection::new(server_config()).unwrap();
+    generate("--tls", arguments, |socket| serve(TlsStream::new(session, socket)))
+}
+
+fn generate(
+    family: &str,
+    arguments: &[&str],
+    serve: impl FnOnce(TcpStream) + Send + 'static,
+) -> Output {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     thread::spawn(move || serve(listener.accept().unwrap().0));
     Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(["--tcp", &address, "--warm-up-ms", "10", "--window-ms", "100"])
+        .args([family, &address, "--warm-up-ms", "10", "--window-ms", "100"])
         .args(arguments)
         .output()
         .unwrap()
 }
 
-fn echo(mut stream: TcpStream, spoil: impl Fn(usize, &mut [u8])) {
+fn server_config() -> Arc<ServerConfig> {
+    static CONFIG: OnceLock<Arc<ServerConfig>> = OnceLock::new();
+    let new_config = || {
+        let pem = new_certificate();
+        let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        Arc::new(config)
+    };
+    CONFIG.get_or_init(new_config).clone()
+}
+
+/// A key and a certificate made with it, for this run only.
+fn new_certificate() -> Vec<u8> {
+    let output = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-subj", "/CN=localhost", "-days", "1", "-keyout", "-"])
+        .output()
+        .expect("openssl is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn echo(mut stream: impl Read + Write, spoil: impl Fn(usize, &mut [u8])) {
     let mut buffer = vec![0; 64 * 1024];
     let mut total = 0;
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
@@ -92,4 +142,52 @@ fn lost_connection_fails() {
 fn bytes_before_the_close_fail() {
     let output = run(&["--connect"], |mut stream| stream.write_all(b"x").unwrap());
     assert!(String::from_utf8_lossy(&output.stderr).contains("only an end"));
+}
+
+#[test]
+fn faithful_echo_over_tls_is_counted() {
+    let output = run_tls(&["--echo", "1000"], |stream| echo(stream, |_, _| {}));
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!line.starts_with(r#"{"operations": 0"#), "{line}");
+}
+
+#[test]
+fn large_echo_over_tls_survives_partial_writes() {
+    let output = run_tls(&["--echo", "3000000"], |stream| echo(stream, |_, _| {}));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn one_flipped_bit_under_tls_fails() {
+    let output = run_tls(&["--echo", "100000"], |stream| {
+        echo(stream, |total, bytes| {
+            if total >= 5000 {
+                bytes[bytes.len() - 1] ^= 1;
+            }
+        });
+    });
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("wrong bytes"));
+}
+
+#[test]
+fn surplus_bytes_under_tls_fail() {
+    let output = run_tls(&["--request", "ping", "--reply", "pong"], |mut stream| {
+        stream.read_exact(&mut [0; 4]).unwrap();
+        stream.write_all(b"pong!").unwrap();
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("more bytes"));
+}
+
+#[test]
+fn truncated_tls_fails() {
+    let output = run_tls(&["--echo", "10"], |mut stream| stream.read_exact(&mut [0; 10]).unwrap());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("close_notify"));
+}
+
+#[test]
+fn server_that_does_not_speak_tls_fails() {
+    let output = generate("--tls", &["--echo", "10"], |stream| echo(stream, |_, _| {}));
+    assert!(!output.status.success());
 }
