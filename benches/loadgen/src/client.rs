@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::ClientConnection;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
 use crate::exchange::Exchange;
 use crate::sys::{self, Epoll, Interest};
@@ -56,64 +57,81 @@ impl AsRawFd for Datagrams {
     }
 }
 
+/// What every connection of a run does.
+pub struct Work {
+    pub address: Address,
+    pub exchange: Exchange,
+    pub reconnect: Reconnect,
+}
+
+/// When a connection gives way to a new one. `Exchange::Connect` needs no such order: there the server closes it.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Reconnect {
+    Never,
+    /// After each exchange, and TLS begins anew.
+    Fully,
+    /// After each exchange, and the TLS session goes on.
+    Resuming,
+}
+
 pub struct Client<'a> {
     index: usize,
-    address: &'a Address,
+    work: &'a Work,
+    epoll: &'a Epoll,
+    /// Sessions to resume are kept in here, so each client has its own.
+    tls: Arc<ClientConfig>,
     stream: Box<dyn Stream>,
+    stage: Stage,
+    /// Counts operations; both sides know by it what the next one sends.
     sequence: usize,
     sent: usize,
     received: usize,
     started: Instant,
     waits_for_room: bool,
-    /// The first request waits for the handshake, if there is one.
-    is_handshaking: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Handshaking,
+    Exchanging,
+    /// Nothing is left to say; the server's end is awaited.
+    Closing,
 }
 
 impl<'a> Client<'a> {
-    /// Connects and sends the first request.
-    pub fn connect(
-        index: usize,
-        address: &'a Address,
-        exchange: &Exchange,
-        epoll: &Epoll,
-    ) -> io::Result<Self> {
+    /// Connects and begins the first operation.
+    pub fn connect(index: usize, work: &'a Work, epoll: &'a Epoll) -> io::Result<Self> {
         let started = Instant::now();
-        let stream = open(address)?;
+        let tls = tls::client_config(work.reconnect == Reconnect::Resuming);
+        let stream = open(&work.address, &tls)?;
         epoll.add(stream.as_raw_fd(), index, Interest::Read)?;
         let mut client = Self {
             index,
-            address,
+            work,
+            epoll,
+            tls,
             stream,
-            // Far apart, so that an answer sent to the wrong connection is a wrong answer.
-            sequence: index * 37,
+            stage: Stage::Handshaking,
+            sequence: first_sequence(index),
             sent: 0,
             received: 0,
             started,
             waits_for_room: false,
-            is_handshaking: false,
         };
-        client.begin(exchange, epoll)?;
+        client.begin()?;
         Ok(client)
     }
 
     /// Does what the socket allows. When that completes the operation: starts the next, returns this one's latency.
-    pub fn advance(
-        &mut self,
-        exchange: &Exchange,
-        epoll: &Epoll,
-        scratch: &mut [u8],
-    ) -> io::Result<Option<Duration>> {
+    pub fn advance(&mut self, scratch: &mut [u8]) -> io::Result<Option<Duration>> {
         if self.waits_for_room {
-            self.send(exchange, epoll)?;
+            self.send()?;
         }
-        let completed = match exchange {
-            Exchange::Connect => self.closed_by_server(scratch)?,
-            _ => self.receive(exchange, scratch)?,
+        let completed = match self.stage {
+            Stage::Handshaking => self.shake_hands(scratch)?,
+            Stage::Exchanging => self.receive(scratch)? && !self.close()?,
+            Stage::Closing => self.closed_by_server(scratch)?,
         };
-        if self.is_handshaking && !self.session_is_handshaking() {
-            self.is_handshaking = false;
-            self.send(exchange, epoll)?;
-        }
         if !completed {
             return Ok(None);
         }
@@ -123,30 +141,65 @@ impl<'a> Client<'a> {
         self.sent = 0;
         self.received = 0;
         self.started = now;
-        if let Exchange::Connect = exchange {
+        if self.stage == Stage::Closing {
             // The server closed first; resetting spares both sides TIME_WAIT and with it the ephemeral ports.
             sys::reset_on_close(self.stream.as_raw_fd())?;
-            self.stream = open(self.address)?;
-            epoll.add(self.stream.as_raw_fd(), self.index, Interest::Read)?;
+            self.stream = open(&self.work.address, &self.tls)?;
+            self.epoll.add(self.stream.as_raw_fd(), self.index, Interest::Read)?;
         }
-        self.begin(exchange, epoll)?;
+        self.begin()?;
         Ok(Some(latency))
     }
 
-    fn begin(&mut self, exchange: &Exchange, epoll: &Epoll) -> io::Result<()> {
-        self.is_handshaking = self.session_is_handshaking();
-        if self.is_handshaking {
-            return Ok(());
+    /// Begins an operation, as far as a new connection's handshake allows.
+    fn begin(&mut self) -> io::Result<()> {
+        let is_handshaking = self.stream.session().is_some_and(|session| session.is_handshaking());
+        self.stage = match self.work.exchange {
+            _ if is_handshaking => Stage::Handshaking,
+            Exchange::Connect => Stage::Closing,
+            _ => Stage::Exchanging,
+        };
+        match self.stage {
+            Stage::Exchanging => self.send(),
+            _ => Ok(()),
         }
-        self.send(exchange, epoll)
     }
 
-    fn session_is_handshaking(&mut self) -> bool {
-        self.stream.session().is_some_and(|session| session.is_handshaking())
+    /// Never completes an operation.
+    fn shake_hands(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
+        match self.stream.read(scratch) {
+            Ok(0) => return Err(self.broken("the server closed the connection")),
+            Ok(_) => return Err(self.broken("bytes came where nothing was asked for")),
+            Err(error) if would_retry(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let session = self.stream.session().expect("only TLS has a handshake");
+        if let Some(kind) = session.handshake_kind().filter(|_| !session.is_handshaking()) {
+            // A client's first connection has no session to resume.
+            let is_resumable = self.work.reconnect == Reconnect::Resuming
+                && self.sequence != first_sequence(self.index);
+            if is_resumable != (kind == HandshakeKind::Resumed) {
+                return Err(self.broken(&format!("the handshake was of the wrong kind: {kind:?}")));
+            }
+            self.begin()?;
+        }
+        Ok(false)
     }
 
-    fn send(&mut self, exchange: &Exchange, epoll: &Epoll) -> io::Result<()> {
-        let request = exchange.request(self.sequence);
+    /// Ends the connection after its exchange, if it is to end: true if the server's end is now awaited.
+    fn close(&mut self) -> io::Result<bool> {
+        if self.work.reconnect == Reconnect::Never {
+            return Ok(false);
+        }
+        let session = self.stream.session().expect("only TLS connections are closed like this");
+        session.send_close_notify();
+        self.stage = Stage::Closing;
+        self.stream.flush()?;
+        Ok(true)
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let request = self.work.exchange.request(self.sequence);
         let blocked = loop {
             let unsent = &request[self.sent..];
             let result = match unsent {
@@ -164,20 +217,20 @@ impl<'a> Client<'a> {
         if blocked != self.waits_for_room {
             self.waits_for_room = blocked;
             let interest = if blocked { Interest::ReadAndWrite } else { Interest::Read };
-            epoll.modify(self.stream.as_raw_fd(), self.index, interest)?;
+            self.epoll.modify(self.stream.as_raw_fd(), self.index, interest)?;
         }
         Ok(())
     }
 
     /// Reads once (the poller is level-triggered) and compares; true when the reply is complete.
-    fn receive(&mut self, exchange: &Exchange, scratch: &mut [u8]) -> io::Result<bool> {
+    fn receive(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
         let count = match self.stream.read(scratch) {
             Ok(0) => return Err(self.broken("the server closed the connection")),
             Ok(count) => count,
             Err(error) if would_retry(&error) => return Ok(false),
             Err(error) => return Err(error),
         };
-        let awaited = &exchange.reply(self.sequence)[self.received..];
+        let awaited = &self.work.exchange.reply(self.sequence)[self.received..];
         if count > awaited.len() {
             return Err(self.broken("more bytes came back than were asked for"));
         }
@@ -186,7 +239,7 @@ impl<'a> Client<'a> {
         }
         self.received += count;
         let complete = count == awaited.len();
-        if complete && self.sent < exchange.request(self.sequence).len() {
+        if complete && self.sent < self.work.exchange.request(self.sequence).len() {
             return Err(self.broken("the answer came before the end of the request"));
         }
         Ok(complete)
@@ -209,13 +262,16 @@ impl<'a> Client<'a> {
     }
 }
 
-fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
+/// Far apart, so that an answer sent to the wrong connection is a wrong answer.
+fn first_sequence(index: usize) -> usize {
+    index * 37
+}
+
+fn open(address: &Address, tls: &Arc<ClientConfig>) -> io::Result<Box<dyn Stream>> {
     // Connecting blocks, which on this machine's own loopback is shorter than a turn of the poller.
     Ok(match address {
         Address::Tcp(address) => Box::new(open_tcp(address)?),
-        Address::Tls(address) => {
-            Box::new(TlsStream::start(open_tcp(address)?, tls::client_config())?)
-        }
+        Address::Tls(address) => Box::new(TlsStream::start(open_tcp(address)?, tls.clone())?),
         Address::Udp(address) => {
             let socket = UdpSocket::bind((address.ip(), 0))?;
             socket.connect(address)?;

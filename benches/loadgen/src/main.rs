@@ -16,7 +16,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use client::Client;
-use exchange::Exchange;
 use options::Options;
 use report::Report;
 use sys::{CpuClock, Epoll};
@@ -49,15 +48,11 @@ fn generate_load(options: &Options) -> Result<Report, Box<dyn Error>> {
     let own_clock = CpuClock::of_this_process();
     let epoll = Epoll::new()?;
     let mut clients = (0..options.connections)
-        .map(|index| Client::connect(index, &options.address, &options.exchange, &epoll))
+        .map(|index| Client::connect(index, &options.work, &epoll))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let mut load = Load {
-        epoll: &epoll,
-        exchange: &options.exchange,
-        scratch: vec![0; 256 * 1024],
-        last_completion: Instant::now(),
-    };
+    let mut load =
+        Load { epoll: &epoll, scratch: vec![0; 256 * 1024], last_completion: Instant::now() };
     load.run_for(options.warm_up, &mut clients, &mut Vec::new())?;
 
     let server_cpu_before = server_clock.as_ref().map(CpuClock::now).transpose()?;
@@ -76,7 +71,6 @@ fn generate_load(options: &Options) -> Result<Report, Box<dyn Error>> {
 
 struct Load<'a> {
     epoll: &'a Epoll,
-    exchange: &'a Exchange,
     scratch: Vec<u8>,
     last_completion: Instant,
 }
@@ -103,9 +97,7 @@ impl Load<'_> {
             let timeout_ms = ((end - now).as_millis() as i32 + 1).min(1000);
             for index in self.epoll.wait(&mut ready, timeout_ms)? {
                 let client = &mut clients[index];
-                if let Some(latency) =
-                    client.advance(self.exchange, self.epoll, &mut self.scratch)?
-                {
+                if let Some(latency) = client.advance(&mut self.scratch)? {
                     self.last_completion = Instant::now();
                     latencies_ns.push(latency.as_nanos() as u64);
                 }

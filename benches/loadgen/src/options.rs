@@ -1,28 +1,28 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::client::Address;
+use crate::client::{Address, Reconnect, Work};
 use crate::exchange::Exchange;
 
 pub const USAGE: &str = "\
 usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
-               (--echo BYTES | --request TEXT --reply TEXT | --connect)
+               (--echo BYTES | --request TEXT --reply TEXT | --connect) [--reconnect [--resume]]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
 
   --tls          TLS 1.3 over TCP; any certificate is accepted
   --echo BYTES   send that many bytes, expect them back
   --request, --reply   send the one, expect exactly the other
   --connect      connect, wait for the server to close, close
+  --reconnect    a TLS connection for each exchange, with full handshake and orderly close
+  --resume       ... with a handshake that resumes the session of the one before
   --server-pid   report this process's CPU time over the window";
 
 pub struct Options {
-    pub address: Address,
-    pub exchange: Exchange,
+    pub work: Work,
     pub connections: usize,
     pub warm_up: Duration,
     pub window: Duration,
@@ -33,6 +33,7 @@ impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let (mut address, mut exchange) = (None, None);
         let (mut request, mut reply) = (None, None);
+        let (mut reconnect, mut resume) = (false, false);
         let mut connections = 1;
         let mut warm_up = Duration::from_millis(100);
         let mut window = Duration::from_millis(1000);
@@ -40,27 +41,25 @@ impl Options {
 
         while let Some(name) = arguments.next() {
             let name = name.to_string_lossy().into_owned();
-            if name == "--connect" {
-                exchange = Some(Exchange::connect());
-                continue;
-            }
-            let value =
-                arguments.next().ok_or_else(|| format!("{name} needs a value, or is unknown"))?;
+            let mut value = || arguments.next().ok_or_else(|| format!("{name} needs a value"));
             match name.as_str() {
-                "--tcp" => address = Some(Address::Tcp(number::<SocketAddr>(&name, value)?)),
-                "--tls" => address = Some(Address::Tls(number::<SocketAddr>(&name, value)?)),
-                "--udp" => address = Some(Address::Udp(number::<SocketAddr>(&name, value)?)),
-                "--unix" => address = Some(Address::Unix(PathBuf::from(value))),
-                "--echo" => match number(&name, value)? {
+                "--tcp" => address = Some(Address::Tcp(number(&name, value()?)?)),
+                "--tls" => address = Some(Address::Tls(number(&name, value()?)?)),
+                "--udp" => address = Some(Address::Udp(number(&name, value()?)?)),
+                "--unix" => address = Some(Address::Unix(PathBuf::from(value()?))),
+                "--echo" => match number(&name, value()?)? {
                     0 => return Err("--echo needs at least one byte".into()),
                     size => exchange = Some(Exchange::echo(size)),
                 },
-                "--request" => request = Some(value.into_vec()),
-                "--reply" => reply = Some(value.into_vec()),
-                "--connections" => connections = number(&name, value)?,
-                "--warm-up-ms" => warm_up = Duration::from_millis(number(&name, value)?),
-                "--window-ms" => window = Duration::from_millis(number(&name, value)?),
-                "--server-pid" => server_pid = Some(number(&name, value)?),
+                "--request" => request = Some(value()?.into_vec()),
+                "--reply" => reply = Some(value()?.into_vec()),
+                "--connect" => exchange = Some(Exchange::connect()),
+                "--reconnect" => reconnect = true,
+                "--resume" => resume = true,
+                "--connections" => connections = number(&name, value()?)?,
+                "--warm-up-ms" => warm_up = Duration::from_millis(number(&name, value()?)?),
+                "--window-ms" => window = Duration::from_millis(number(&name, value()?)?),
+                "--server-pid" => server_pid = Some(number(&name, value()?)?),
                 _ => return Err(format!("unknown option {name}")),
             }
         }
@@ -74,9 +73,20 @@ impl Options {
         if connections == 0 {
             return Err("--connections needs at least one".into());
         }
+        let address = address.ok_or("no address: --tcp, --tls, --unix or --udp")?;
+        let exchange = exchange.ok_or("nothing to do: --echo, --request or --connect")?;
+        let has_session = matches!(address, Address::Tls(_));
+        let reconnect = match (reconnect, resume) {
+            (false, false) => Reconnect::Never,
+            (true, _) if !has_session || matches!(exchange, Exchange::Connect) => {
+                return Err("--reconnect needs --tls and an exchange".into());
+            }
+            (true, false) => Reconnect::Fully,
+            (true, true) => Reconnect::Resuming,
+            (false, true) => return Err("--resume needs --reconnect".into()),
+        };
         Ok(Self {
-            address: address.ok_or("no address: --tcp, --tls, --unix or --udp")?,
-            exchange: exchange.ok_or("nothing to do: --echo, --request or --connect")?,
+            work: Work { address, exchange, reconnect },
             connections,
             warm_up,
             window,

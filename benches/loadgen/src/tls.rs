@@ -110,7 +110,8 @@ impl AsRawFd for TlsStream {
     }
 }
 
-pub fn client_config() -> Arc<ClientConfig> {
+/// For one client at a time: with `resume`, its next connection takes a ticket that its last one was given.
+pub fn client_config(resume: bool) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&version::TLS13])
@@ -118,7 +119,8 @@ pub fn client_config() -> Arc<ClientConfig> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
-    config.resumption = Resumption::disabled();
+    config.resumption =
+        if resume { Resumption::in_memory_sessions(1) } else { Resumption::disabled() };
     Arc::new(config)
 }
 

@@ -41,19 +41,20 @@ fn generate(
 
 fn server_config() -> Arc<ServerConfig> {
     static CONFIG: OnceLock<Arc<ServerConfig>> = OnceLock::new();
-    let new_config = || {
-        let pem = new_certificate();
-        let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
-        let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[&version::TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        Arc::new(config)
-    };
-    CONFIG.get_or_init(new_config).clone()
+    CONFIG.get_or_init(new_server_config).clone()
+}
+
+fn new_server_config() -> Arc<ServerConfig> {
+    let pem = new_certificate();
+    let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    Arc::new(config)
 }
 
 /// A key and a certificate made with it, for this run only.
@@ -190,4 +191,67 @@ fn truncated_tls_fails() {
 fn server_that_does_not_speak_tls_fails() {
     let output = generate("--tls", &["--echo", "10"], |stream| echo(stream, |_, _| {}));
     assert!(!output.status.success());
+}
+
+/// Serves connections, each for one echo and an orderly end, as fast as they come; `config` may change in between.
+fn reconnecting(
+    arguments: &[&str],
+    config: impl Fn(usize) -> Arc<ServerConfig> + Send + 'static,
+) -> Output {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for number in 0.. {
+            let session = ServerConnection::new(config(number)).unwrap();
+            let mut stream = TlsStream::new(session, listener.accept().unwrap().0);
+            let mut buffer = [0; 1000];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                stream.write_all(&buffer[..count]).unwrap();
+            }
+            stream.conn.send_close_notify();
+            let _ = stream.flush(); // the generator leaves in the middle of something
+        }
+    });
+    Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["--tls", &address, "--echo", "64", "--reconnect", "--warm-up-ms", "50"])
+        .args(arguments)
+        .args(["--window-ms", "100"])
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn whole_connections_are_counted() {
+    for options in [&[][..], &["--resume"]] {
+        let output = reconnecting(options, |_| server_config());
+        let line = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!line.starts_with(r#"{"operations": 0"#), "{line}");
+    }
+}
+
+#[test]
+fn session_that_the_server_forgot_fails() {
+    let forgetful = new_server_config();
+    let output =
+        reconnecting(
+            &["--resume"],
+            move |number| {
+                if number == 3 {
+                    forgetful.clone()
+                } else {
+                    server_config()
+                }
+            },
+        );
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(complaint.contains("wrong kind: Full"), "{complaint}");
+}
+
+#[test]
+fn end_without_goodbye_fails() {
+    let output = run_tls(&["--echo", "64", "--reconnect"], |mut stream| {
+        stream.read_exact(&mut [0; 64]).unwrap();
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("close_notify"));
 }
