@@ -86,6 +86,8 @@ pub struct Client<'a> {
     sequence: usize,
     sent: usize,
     received: usize,
+    /// In an upload, the first message that the server has yet to answer for.
+    unacknowledged: usize,
     started: Instant,
     waits_for_room: bool,
 }
@@ -96,6 +98,16 @@ enum Stage {
     Exchanging,
     /// Nothing is left to say; the server's end is awaited.
     Closing,
+    /// For ever.
+    Uploading,
+}
+
+/// What a client got done.
+#[derive(Default)]
+pub struct Progress {
+    pub operations: usize,
+    /// Of the one operation; an upload's are not told apart.
+    pub latency: Option<Duration>,
 }
 
 impl<'a> Client<'a> {
@@ -115,6 +127,7 @@ impl<'a> Client<'a> {
             sequence: first_sequence(index),
             sent: 0,
             received: 0,
+            unacknowledged: first_sequence(index),
             started,
             waits_for_room: false,
         };
@@ -122,8 +135,8 @@ impl<'a> Client<'a> {
         Ok(client)
     }
 
-    /// Does what the socket allows. When that completes the operation: starts the next, returns this one's latency.
-    pub fn advance(&mut self, scratch: &mut [u8]) -> io::Result<Option<Duration>> {
+    /// Does what the socket allows. When that completes the operation: starts the next.
+    pub fn advance(&mut self, scratch: &mut [u8]) -> io::Result<Progress> {
         if self.waits_for_room {
             self.send()?;
         }
@@ -131,9 +144,12 @@ impl<'a> Client<'a> {
             Stage::Handshaking => self.shake_hands(scratch)?,
             Stage::Exchanging => self.receive(scratch)? && !self.close()?,
             Stage::Closing => self.closed_by_server(scratch)?,
+            Stage::Uploading => {
+                return Ok(Progress { operations: self.upload(scratch)?, latency: None })
+            }
         };
         if !completed {
-            return Ok(None);
+            return Ok(Progress::default());
         }
         let now = Instant::now();
         let latency = now - self.started;
@@ -148,7 +164,7 @@ impl<'a> Client<'a> {
             self.epoll.add(self.stream.as_raw_fd(), self.index, Interest::Read)?;
         }
         self.begin()?;
-        Ok(Some(latency))
+        Ok(Progress { operations: 1, latency: Some(latency) })
     }
 
     /// Begins an operation, as far as a new connection's handshake allows.
@@ -157,11 +173,13 @@ impl<'a> Client<'a> {
         self.stage = match self.work.exchange {
             _ if is_handshaking => Stage::Handshaking,
             Exchange::Connect => Stage::Closing,
+            Exchange::Upload { .. } => Stage::Uploading,
             _ => Stage::Exchanging,
         };
         match self.stage {
+            Stage::Handshaking | Stage::Closing => Ok(()),
             Stage::Exchanging => self.send(),
-            _ => Ok(()),
+            Stage::Uploading => self.wait_for(Interest::ReadAndWrite),
         }
     }
 
@@ -199,27 +217,68 @@ impl<'a> Client<'a> {
     }
 
     fn send(&mut self) -> io::Result<()> {
+        let blocked = !self.write()?;
+        if blocked != self.waits_for_room {
+            self.waits_for_room = blocked;
+            self.wait_for(if blocked { Interest::ReadAndWrite } else { Interest::Read })?;
+        }
+        Ok(())
+    }
+
+    /// Writes what the socket has room for; true when that was all of the message.
+    fn write(&mut self) -> io::Result<bool> {
         let request = self.work.exchange.request(self.sequence);
-        let blocked = loop {
+        loop {
             let unsent = &request[self.sent..];
             let result = match unsent {
                 [] => self.stream.flush().map(|()| 0),
                 _ => self.stream.write(unsent),
             };
             match result {
-                Ok(_) if unsent.is_empty() => break false,
+                Ok(_) if unsent.is_empty() => return Ok(true),
                 Ok(count) => self.sent += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        };
-        if blocked != self.waits_for_room {
-            self.waits_for_room = blocked;
-            let interest = if blocked { Interest::ReadAndWrite } else { Interest::Read };
-            self.epoll.modify(self.stream.as_raw_fd(), self.index, interest)?;
         }
-        Ok(())
+    }
+
+    fn wait_for(&self, interest: Interest) -> io::Result<()> {
+        self.epoll.modify(self.stream.as_raw_fd(), self.index, interest)
+    }
+
+    /// Writes and reads once; the number of messages that the server has answered for meanwhile.
+    fn upload(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+        let Exchange::Upload { stride, .. } = self.work.exchange else {
+            unreachable!("begin() chose this stage")
+        };
+        // Not more at once, so that the answers are read even if the server is the faster side.
+        for _ in 0..stride {
+            if !self.write()? {
+                break;
+            }
+            self.sequence += 1;
+            self.sent = 0;
+        }
+        let count = match self.stream.read(scratch) {
+            Ok(0) => return Err(self.broken("the server closed the connection")),
+            Ok(count) => count,
+            Err(error) if would_retry(&error) => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        for answer in &scratch[..count] {
+            let end = self.unacknowledged + stride;
+            if end > self.sequence {
+                return Err(self.broken("the answer came before the end of the request"));
+            }
+            if self.work.exchange.request(end - 1).last() != Some(answer) {
+                return Err(self.broken("wrong bytes came back"));
+            }
+            self.unacknowledged = end;
+        }
+        self.received += count;
+        Ok(count * stride)
     }
 
     /// Reads once (the poller is level-triggered) and compares; true when the reply is complete.

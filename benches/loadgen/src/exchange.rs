@@ -5,24 +5,30 @@
 const OFFSETS: usize = 4093;
 
 pub enum Exchange {
-    Echo { pattern: Vec<u8>, size: usize },
-    Fixed { request: Vec<u8>, reply: Vec<u8> },
+    Echo {
+        pattern: Vec<u8>,
+        size: usize,
+    },
+    Fixed {
+        request: Vec<u8>,
+        reply: Vec<u8>,
+    },
     Connect,
+    /// Messages one after the other, none waiting for an answer; the last byte of every `stride`-th comes back.
+    Upload {
+        pattern: Vec<u8>,
+        size: usize,
+        stride: usize,
+    },
 }
 
 impl Exchange {
     pub fn echo(size: usize) -> Self {
-        // xorshift64: any sequence without a short period will do.
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let pattern = (0..size + OFFSETS)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 32) as u8
-            })
-            .collect();
-        Self::Echo { pattern, size }
+        Self::Echo { pattern: pattern(size), size }
+    }
+
+    pub fn upload(size: usize, stride: usize) -> Self {
+        Self::Upload { pattern: pattern(size), size, stride }
     }
 
     pub fn fixed(request: Vec<u8>, reply: Vec<u8>) -> Self {
@@ -33,9 +39,15 @@ impl Exchange {
         Self::Connect
     }
 
+    pub fn ends_with_an_answer(&self) -> bool {
+        matches!(self, Self::Echo { .. } | Self::Fixed { .. })
+    }
+
     pub fn request(&self, sequence: usize) -> &[u8] {
         match self {
-            Self::Echo { pattern, size } => &pattern[sequence % OFFSETS..][..*size],
+            Self::Echo { pattern, size } | Self::Upload { pattern, size, .. } => {
+                &pattern[sequence % OFFSETS..][..*size]
+            }
             Self::Fixed { request, .. } => request,
             Self::Connect => &[],
         }
@@ -45,9 +57,22 @@ impl Exchange {
         match self {
             Self::Echo { .. } => self.request(sequence),
             Self::Fixed { reply, .. } => reply,
-            Self::Connect => &[],
+            Self::Connect | Self::Upload { .. } => &[],
         }
     }
+}
+
+fn pattern(size: usize) -> Vec<u8> {
+    // xorshift64: any sequence without a short period will do.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    (0..size + OFFSETS)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use client::Client;
 use options::Options;
-use report::Report;
+use report::{Report, Tally};
 use sys::{CpuClock, Epoll};
 
 /// A server that completes nothing for this long is broken, not slow.
@@ -53,20 +53,20 @@ fn generate_load(options: &Options) -> Result<Report, Box<dyn Error>> {
 
     let mut load =
         Load { epoll: &epoll, scratch: vec![0; 256 * 1024], last_completion: Instant::now() };
-    load.run_for(options.warm_up, &mut clients, &mut Vec::new())?;
+    load.run_for(options.warm_up, &mut clients, &mut Tally::default())?;
 
     let server_cpu_before = server_clock.as_ref().map(CpuClock::now).transpose()?;
     let own_cpu_before = own_clock.now()?;
     let started = Instant::now();
-    let mut latencies_ns = Vec::with_capacity(1 << 20);
-    load.run_for(options.window, &mut clients, &mut latencies_ns)?;
+    let mut tally = Tally { operations: 0, latencies_ns: Vec::with_capacity(1 << 20) };
+    load.run_for(options.window, &mut clients, &mut tally)?;
     let elapsed = started.elapsed();
     let own_cpu = own_clock.now()? - own_cpu_before;
     let server_cpu = match (&server_clock, server_cpu_before) {
         (Some(clock), Some(before)) => Some(clock.now()? - before),
         _ => None,
     };
-    Ok(Report { latencies_ns, elapsed, server_cpu, own_cpu })
+    Ok(Report { tally, elapsed, server_cpu, own_cpu })
 }
 
 struct Load<'a> {
@@ -76,12 +76,12 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    /// Keeps every client busy for `duration`; appends the latency of each operation completed meanwhile.
+    /// Keeps every client busy for `duration`; counts what was completed meanwhile.
     fn run_for(
         &mut self,
         duration: Duration,
         clients: &mut [Client],
-        latencies_ns: &mut Vec<u64>,
+        tally: &mut Tally,
     ) -> Result<(), Box<dyn Error>> {
         let end = Instant::now() + duration;
         let mut ready = sys::EventBuffer::new();
@@ -97,9 +97,11 @@ impl Load<'_> {
             let timeout_ms = ((end - now).as_millis() as i32 + 1).min(1000);
             for index in self.epoll.wait(&mut ready, timeout_ms)? {
                 let client = &mut clients[index];
-                if let Some(latency) = client.advance(&mut self.scratch)? {
+                let progress = client.advance(&mut self.scratch)?;
+                if progress.operations > 0 {
                     self.last_completion = Instant::now();
-                    latencies_ns.push(latency.as_nanos() as u64);
+                    tally.operations += progress.operations;
+                    tally.latencies_ns.extend(progress.latency.map(|time| time.as_nanos() as u64));
                 }
             }
         }

@@ -10,16 +10,22 @@ use crate::exchange::Exchange;
 
 pub const USAGE: &str = "\
 usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
-               (--echo BYTES | --request TEXT --reply TEXT | --connect) [--reconnect [--resume]]
+               (--echo BYTES | --request TEXT --reply TEXT | --upload BYTES | --connect)
+               [--reconnect [--resume]]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
 
   --tls          TLS 1.3 over TCP; any certificate is accepted
   --echo BYTES   send that many bytes, expect them back
   --request, --reply   send the one, expect exactly the other
+  --upload BYTES   send one message of that many bytes after the other, each an operation; the server
+                 answers for sixteen of them with the last byte
   --connect      connect, wait for the server to close, close
   --reconnect    a TLS connection for each exchange, with full handshake and orderly close
   --resume       ... with a handshake that resumes the session of the one before
   --server-pid   report this process's CPU time over the window";
+
+/// So many that the answers cost the server next to nothing.
+const UPLOAD_STRIDE: usize = 16;
 
 pub struct Options {
     pub work: Work,
@@ -51,6 +57,10 @@ impl Options {
                     0 => return Err("--echo needs at least one byte".into()),
                     size => exchange = Some(Exchange::echo(size)),
                 },
+                "--upload" => match number(&name, value()?)? {
+                    0 => return Err("--upload needs at least one byte".into()),
+                    size => exchange = Some(Exchange::upload(size, UPLOAD_STRIDE)),
+                },
                 "--request" => request = Some(value()?.into_vec()),
                 "--reply" => reply = Some(value()?.into_vec()),
                 "--connect" => exchange = Some(Exchange::connect()),
@@ -74,11 +84,11 @@ impl Options {
             return Err("--connections needs at least one".into());
         }
         let address = address.ok_or("no address: --tcp, --tls, --unix or --udp")?;
-        let exchange = exchange.ok_or("nothing to do: --echo, --request or --connect")?;
+        let exchange = exchange.ok_or("nothing to do: --echo, --request, --upload or --connect")?;
         let has_session = matches!(address, Address::Tls(_));
         let reconnect = match (reconnect, resume) {
             (false, false) => Reconnect::Never,
-            (true, _) if !has_session || matches!(exchange, Exchange::Connect) => {
+            (true, _) if !has_session || !exchange.ends_with_an_answer() => {
                 return Err("--reconnect needs --tls and an exchange".into());
             }
             (true, false) => Reconnect::Fully,

@@ -3,9 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-pub struct Report {
-    /// One entry per completed operation, in order of completion.
+/// What was completed in a stretch of time.
+#[derive(Default)]
+pub struct Tally {
+    pub operations: usize,
+    /// In order of completion, of the operations that have a latency.
     pub latencies_ns: Vec<u64>,
+}
+
+pub struct Report {
+    pub tally: Tally,
     pub elapsed: Duration,
     pub server_cpu: Option<Duration>,
     pub own_cpu: Duration,
@@ -13,12 +20,12 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut sorted = self.latencies_ns.clone();
+        let mut sorted = self.tally.latencies_ns.clone();
         sorted.sort_unstable();
         write!(
             out,
             r#"{{"operations": {}, "seconds": {:.9}, "load_cpu_seconds": {:.9}"#,
-            sorted.len(),
+            self.tally.operations,
             self.elapsed.as_secs_f64(),
             self.own_cpu.as_secs_f64()
         )?;

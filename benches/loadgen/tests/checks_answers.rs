@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -254,4 +255,53 @@ fn end_without_goodbye_fails() {
         stream.read_exact(&mut [0; 64]).unwrap();
     });
     assert!(String::from_utf8_lossy(&output.stderr).contains("close_notify"));
+}
+
+/// Answers every 16 messages of `size` bytes with the last byte, `spoil`ed.
+fn acknowledge(size: usize, mut stream: impl Read + Write, spoil: impl Fn(usize, u8) -> u8) {
+    let mut interval = vec![0; 16 * size];
+    for number in 0.. {
+        let Ok(()) = stream.read_exact(&mut interval) else { return };
+        // The slower side, so that an answer comes while messages wait for room in the socket.
+        thread::sleep(Duration::from_millis(2));
+        if stream.write_all(&[spoil(number, interval[interval.len() - 1])]).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn upload_is_counted_in_messages() {
+    let outputs = [1000, 1 << 16].map(|size| {
+        let arguments = ["--upload", &size.to_string()];
+        [
+            run(&arguments, move |stream| acknowledge(size, stream, |_, byte| byte)),
+            run_tls(&arguments, move |stream| acknowledge(size, stream, |_, byte| byte)),
+        ]
+    });
+    for output in outputs.into_iter().flatten() {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let line = String::from_utf8(output.stdout).unwrap();
+        let digits = line.trim_start_matches(r#"{"operations": "#);
+        let operations: usize = digits[..digits.find(',').unwrap()].parse().unwrap();
+        assert!(operations > 0 && operations.is_multiple_of(16), "{line}");
+    }
+}
+
+#[test]
+fn wrong_answer_to_an_upload_fails() {
+    let output = run_tls(&["--upload", "1000"], |stream| {
+        acknowledge(1000, stream, |number, byte| byte ^ (number == 5) as u8);
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("wrong bytes"));
+}
+
+#[test]
+fn answer_to_an_upload_that_was_not_sent_yet_fails() {
+    // Sixteen of these fit into no socket.
+    let output = run(&["--upload", "10000000"], |mut stream| {
+        stream.write_all(&[0]).unwrap();
+        let _ = stream.read_exact(&mut vec![0; 160_000_000]);
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("before the end"));
 }
