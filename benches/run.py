@@ -24,6 +24,7 @@ from pathlib import Path
 
 import loops
 import report
+import servers
 import workloads
 
 HERE = Path(__file__).resolve().parent
@@ -124,7 +125,8 @@ class Bench:
         self.server_core = server_core
         self.load_core = load_core
         self.spent = collections.Counter()  # core -> CPU seconds of this measurement's own processes
-        self.scratch = scratch  # a folder for sockets and what processes say on standard error
+        self.scratch = scratch  # a folder for sockets, a certificate and what processes say on standard error
+        make_certificate(os.path.join(scratch, servers.CERTIFICATE))
         # What these would switch on is not what is compared here.
         switches = ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONMALLOC", "PYTHONTRACEMALLOC")
         self.environment = {key: value for key, value in os.environ.items() if key not in switches}
@@ -150,7 +152,7 @@ class Bench:
         return json.loads(self.output_of(command, self.server_core, timeout=60 + 10 * self.plan.micro))
 
     def network(self, workload, loop):
-        command = loop.command("servers.py", workload.server, os.path.join(self.scratch, "server.sock"))
+        command = loop.command("servers.py", workload.server, self.scratch)
         server, complaints = self.start(command, self.server_core)
         try:
             address = self.address(server, complaints)
@@ -366,6 +368,18 @@ def build_loadgen():
         sys.exit("run.py: the load generator is written in Rust; cargo is not on PATH")
     except subprocess.CalledProcessError:
         sys.exit("run.py: the load generator does not build")
+
+
+def make_certificate(path):
+    """A key and a certificate made with it, for this run only: of the kind most sites have, ECDSA over P-256."""
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    try:
+        made = subprocess.run(["openssl", "req", "-x509", *kind, "-keyout", "-"], capture_output=True)
+    except FileNotFoundError:
+        sys.exit("run.py: the TLS workloads need a certificate; openssl is not on PATH")
+    if made.returncode:
+        sys.exit(f"run.py: openssl makes no certificate: {made.stderr.decode(errors='replace').strip()}")
+    Path(path).write_bytes(made.stdout)
 
 
 def machine():

@@ -1,16 +1,21 @@
-"""The servers under load. `python servers.py LOOP SERVER [UNIX_PATH]` prints its address, then serves until ended.
+"""The servers under load. `python servers.py LOOP SERVER SCRATCH` prints its address, then serves until ended.
 
 They are written as a user would write them, the same for every loop. What they send is checked byte by byte by loadgen.
+SCRATCH is a folder with a certificate, for those who need one.
 """
 
 import asyncio
 import json
+import os
 import socket
+import ssl
 import sys
 
 import loops
 
 CHUNK = 100 * 1024  # what one read may take, where the program chooses
+
+CERTIFICATE = "certificate.pem"  # in the scratch folder, with its key
 
 # The benchmark passes both to the load generator, which compares each answer with the reply.
 HTTP_REQUEST = b"GET /hello HTTP/1.1\r\nHost: localhost\r\nUser-Agent: loadgen\r\nAccept: */*\r\n\r\n"
@@ -18,6 +23,10 @@ HTTP_REPLY = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\nConnection: keep-alive\r\n\r\n"
     b"Hello, world!"
 )
+
+# An upload is answered with its last byte so often; the messages are the load generator's, and so is their number.
+UPLOAD_MESSAGE = 64 * 1024
+UPLOAD_INTERVAL = 16 * UPLOAD_MESSAGE
 
 SERVERS = {}
 
@@ -57,6 +66,21 @@ class EchoBufferedProtocol(asyncio.BufferedProtocol):
     def buffer_updated(self, count):
         # A copy, since the buffer is read into again while the transport may still hold what it could not send.
         self.transport.write(bytes(self.buffer[:count]))
+
+
+class ReceiveProtocol(asyncio.Protocol):
+    """Takes what comes, and says so now and then."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.missing = UPLOAD_INTERVAL  # until the next answer
+
+    def data_received(self, data):
+        self.missing -= len(data)
+        while self.missing <= 0:
+            end = len(data) + self.missing
+            self.transport.write(data[end - 1 : end])
+            self.missing += UPLOAD_INTERVAL
 
 
 class EchoDatagrams(asyncio.DatagramProtocol):
@@ -118,52 +142,90 @@ async def serve_tcp(loop, protocol):
     return server, tcp_address(server.sockets[0])
 
 
+async def serve_tls(loop, protocol, scratch):
+    server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=server_context(scratch))
+    return server, tls_address(server.sockets[0])
+
+
+def server_context(scratch):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(os.path.join(scratch, CERTIFICATE))
+    return context
+
+
 @server("protocol")
-async def protocol_server(loop, unix_path):
+async def protocol_server(loop, scratch):
     return await serve_tcp(loop, EchoProtocol)
 
 
 @server("two-writes")
-async def two_writes_server(loop, unix_path):
+async def two_writes_server(loop, scratch):
     return await serve_tcp(loop, TwoWritesProtocol)
 
 
 @server("buffered")
-async def buffered_server(loop, unix_path):
+async def buffered_server(loop, scratch):
     return await serve_tcp(loop, EchoBufferedProtocol)
 
 
+@server("receive")
+async def receive_server(loop, scratch):
+    return await serve_tcp(loop, ReceiveProtocol)
+
+
+@server("tls-protocol")
+async def tls_protocol_server(loop, scratch):
+    return await serve_tls(loop, EchoProtocol, scratch)
+
+
+@server("tls-buffered")
+async def tls_buffered_server(loop, scratch):
+    return await serve_tls(loop, EchoBufferedProtocol, scratch)
+
+
+@server("tls-receive")
+async def tls_receive_server(loop, scratch):
+    return await serve_tls(loop, ReceiveProtocol, scratch)
+
+
+@server("tls-streams")
+async def tls_streams_server(loop, scratch):
+    server = await asyncio.start_server(echo_stream, "127.0.0.1", 0, ssl=server_context(scratch))
+    return server, tls_address(server.sockets[0])
+
+
 @server("accept-close")
-async def accept_close_server(loop, unix_path):
+async def accept_close_server(loop, scratch):
     return await serve_tcp(loop, CloseProtocol)
 
 
 @server("http")
-async def http_server(loop, unix_path):
+async def http_server(loop, scratch):
     return await serve_tcp(loop, HttpProtocol)
 
 
 @server("streams")
-async def streams_server(loop, unix_path):
+async def streams_server(loop, scratch):
     server = await asyncio.start_server(echo_stream, "127.0.0.1", 0)
     return server, tcp_address(server.sockets[0])
 
 
 @server("unix-protocol")
-async def unix_protocol_server(loop, unix_path):
-    server = await loop.create_unix_server(EchoProtocol, unix_path)
-    return server, {"unix": unix_path}
+async def unix_protocol_server(loop, scratch):
+    path = os.path.join(scratch, "server.sock")
+    server = await loop.create_unix_server(EchoProtocol, path)
+    return server, {"unix": path}
 
 
 @server("udp")
-async def udp_server(loop, unix_path):
+async def udp_server(loop, scratch):
     transport, _ = await loop.create_datagram_endpoint(EchoDatagrams, local_addr=("127.0.0.1", 0))
     host, port = transport.get_extra_info("sockname")
     return transport, {"udp": f"{host}:{port}"}
 
 
 @server("sock")
-async def sock_server(loop, unix_path):
+async def sock_server(loop, scratch):
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.setblocking(False)
 
@@ -183,12 +245,16 @@ def tcp_address(listener):
     return {"tcp": f"{host}:{port}"}
 
 
+def tls_address(listener):
+    return {"tls": tcp_address(listener)["tcp"]}
+
+
 def main():
-    loop_name, server_name, *rest = sys.argv[1:]
+    loop_name, server_name, scratch = sys.argv[1:]
     kept = []  # the server lives as long as the process
 
     async def start(loop):
-        server, address = await SERVERS[server_name](loop, rest[0] if rest else None)
+        server, address = await SERVERS[server_name](loop, scratch)
         kept.append(server)
         print(json.dumps(address), flush=True)
 

@@ -110,6 +110,11 @@ class Measurements(unittest.TestCase):
         cls.bench = run.Bench(plan, 0, 0, scratch.name)
         (cls.loop,) = run.parse_loops("asyncio")
 
+    @staticmethod
+    def workload(name):
+        (found,) = (workload for workload in workloads.ALL if workload.name == name)
+        return found
+
     def test_every_server_answers_rightly(self):
         one_each = {workload.server: workload for workload in reversed(workloads.NETWORK)}
         self.assertEqual(one_each.keys(), servers.SERVERS.keys())
@@ -128,6 +133,15 @@ class Measurements(unittest.TestCase):
         exchange = ("--request", servers.HTTP_REQUEST, "--reply", servers.HTTP_REPLY.replace(b"Hello", b"Jello"))
         result = self.bench.measure(NetworkWorkload("jello", "http", exchange, 1), self.loop)
         self.assertIn("wrong bytes", result["error"])
+
+    def test_wrong_answer_over_tls_fails_the_measurement(self):
+        exchange = ("--request", "ping", "--reply", "pong")  # the server is an echo
+        result = self.bench.measure(NetworkWorkload("pong", "tls-protocol", exchange, 1), self.loop)
+        self.assertIn("wrong bytes", result["error"])
+
+    def test_resumed_handshakes_are_measured(self):
+        result = self.bench.measure(self.workload("tls-handshake-resumed"), self.loop)
+        self.assertNotIn("error", result)
 
     def test_server_that_cannot_start_fails_the_measurement(self):
         result = self.bench.measure(NetworkWorkload("none", "no-such-server", ("--connect",), 1), self.loop)

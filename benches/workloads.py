@@ -19,20 +19,22 @@ def echo(size):
 
 
 KIB = 1024
-SIZES = {"1k": 1 * KIB, "100k": 100 * KIB}
+SIZES = {"1k": 1 * KIB, "10k": 10 * KIB, "100k": 100 * KIB}
+
+UPLOAD = ("--upload", str(servers.UPLOAD_MESSAGE))
 
 NETWORK = [
     *(
         NetworkWorkload(f"tcp-{api}-{size}-{connections}", api, echo(SIZES[size]), connections)
         for api in ("protocol", "buffered", "streams")
-        for size in SIZES
+        for size in ("1k", "100k")
         for connections in (10, 100)
     ),
     *(
         NetworkWorkload(f"tcp-two-writes-1k-{connections}", "two-writes", echo(KIB), connections)
         for connections in (10, 100)
     ),
-    *(NetworkWorkload(f"sock-{size}-10", "sock", echo(SIZES[size]), 10) for size in SIZES),
+    *(NetworkWorkload(f"sock-{size}-10", "sock", echo(SIZES[size]), 10) for size in ("1k", "100k")),
     # So few that what is under way fits into one socket's receive buffer: nothing is dropped.
     *(NetworkWorkload(f"udp-1k-{connections}", "udp", echo(KIB), connections) for connections in (10, 50)),
     NetworkWorkload("unix-protocol-1k-10", "unix-protocol", echo(KIB), 10),
@@ -40,6 +42,16 @@ NETWORK = [
         "http-protocol-100", "http", ("--request", servers.HTTP_REQUEST, "--reply", servers.HTTP_REPLY), 100
     ),
     NetworkWorkload("tcp-accept-close-10", "accept-close", ("--connect",), 10),
+    NetworkWorkload("tcp-bulk-receive", "receive", UPLOAD, 1),
+    *(
+        NetworkWorkload(f"tls-protocol-{size}-{connections}", "tls-protocol", echo(SIZES[size]), connections)
+        for size, connections in (("1k", 10), ("1k", 100), ("10k", 10), ("100k", 10))
+    ),
+    NetworkWorkload("tls-buffered-1k-10", "tls-buffered", echo(KIB), 10),
+    *(NetworkWorkload(f"tls-streams-{size}-10", "tls-streams", echo(SIZES[size]), 10) for size in ("1k", "100k")),
+    NetworkWorkload("tls-handshake-full", "tls-protocol", (*echo(64), "--reconnect"), 10),
+    NetworkWorkload("tls-handshake-resumed", "tls-protocol", (*echo(64), "--reconnect", "--resume"), 10),
+    NetworkWorkload("tls-bulk-receive", "tls-receive", UPLOAD, 1),
 ]
 
 ALL = [*NETWORK, *micro.WORKLOADS.values()]
