@@ -21,6 +21,7 @@ def tls_stream(request, loop, certificates):
         return opened
 
     connect.kind = request.param
+    connect.forget_all = streams.clear  # for tests of what is freed
     yield connect
 
     async def close_all():

@@ -62,7 +62,8 @@ class TlsPeer:
                 await self.flush()
                 await self.feed()
             except ssl.SSLError:
-                await self.flush()  # the alert
+                with contextlib.suppress(ConnectionError):
+                    await self.flush()  # the alert
                 raise
             else:
                 await self.flush()
@@ -89,7 +90,10 @@ class TlsPeer:
 
     async def receive(self, count=1 << 18):
         """Some data; nothing is the end that the other side announced, and one that it did not is an SSLEOFError."""
-        return await self._finish(self.ssl.read, count)
+        try:
+            return await self._finish(self.ssl.read, count)
+        except ssl.SSLZeroReturnError:
+            return b""  # what SSLObject says instead once close_notify() has been called
 
     async def receive_exactly(self, count):
         data = bytearray()
