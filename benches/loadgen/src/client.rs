@@ -61,17 +61,18 @@ impl AsRawFd for Datagrams {
 pub struct Work {
     pub address: Address,
     pub exchange: Exchange,
-    pub reconnect: Reconnect,
+    pub afterwards: Afterwards,
 }
 
-/// When a connection gives way to a new one. `Exchange::Connect` needs no such order: there the server closes it.
+/// What follows an exchange. `Exchange::Connect` has no choice: there the server closes the connection.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Reconnect {
-    Never,
-    /// After each exchange, and TLS begins anew.
-    Fully,
-    /// After each exchange, and the TLS session goes on.
-    Resuming,
+pub enum Afterwards {
+    NextExchange,
+    /// An orderly close, then another TLS connection with a session of its own.
+    NewSession,
+    /// An orderly close, then another TLS connection on which the session goes on.
+    ResumedSession,
+    Rest,
 }
 
 pub struct Client<'a> {
@@ -100,6 +101,8 @@ enum Stage {
     Closing,
     /// For ever.
     Uploading,
+    /// For ever.
+    Resting,
 }
 
 /// What a client got done.
@@ -114,7 +117,7 @@ impl<'a> Client<'a> {
     /// Connects and begins the first operation.
     pub fn connect(index: usize, work: &'a Work, epoll: &'a Epoll) -> io::Result<Self> {
         let started = Instant::now();
-        let tls = tls::client_config(work.reconnect == Reconnect::Resuming);
+        let tls = tls::client_config(work.afterwards == Afterwards::ResumedSession);
         let stream = open(&work.address, &tls)?;
         epoll.add(stream.as_raw_fd(), index, Interest::Read)?;
         let mut client = Self {
@@ -144,6 +147,7 @@ impl<'a> Client<'a> {
             Stage::Handshaking => self.shake_hands(scratch)?,
             Stage::Exchanging => self.receive(scratch)? && !self.close()?,
             Stage::Closing => self.closed_by_server(scratch)?,
+            Stage::Resting => self.hear_nothing(scratch).map(|()| false)?,
             Stage::Uploading => {
                 return Ok(Progress { operations: self.upload(scratch)?, latency: None })
             }
@@ -163,7 +167,10 @@ impl<'a> Client<'a> {
             self.stream = open(&self.work.address, &self.tls)?;
             self.epoll.add(self.stream.as_raw_fd(), self.index, Interest::Read)?;
         }
-        self.begin()?;
+        match self.work.afterwards {
+            Afterwards::Rest => self.stage = Stage::Resting,
+            _ => self.begin()?,
+        }
         Ok(Progress { operations: 1, latency: Some(latency) })
     }
 
@@ -177,7 +184,7 @@ impl<'a> Client<'a> {
             _ => Stage::Exchanging,
         };
         match self.stage {
-            Stage::Handshaking | Stage::Closing => Ok(()),
+            Stage::Handshaking | Stage::Closing | Stage::Resting => Ok(()),
             Stage::Exchanging => self.send(),
             Stage::Uploading => self.wait_for(Interest::ReadAndWrite),
         }
@@ -185,16 +192,11 @@ impl<'a> Client<'a> {
 
     /// Never completes an operation.
     fn shake_hands(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
-        match self.stream.read(scratch) {
-            Ok(0) => return Err(self.broken("the server closed the connection")),
-            Ok(_) => return Err(self.broken("bytes came where nothing was asked for")),
-            Err(error) if would_retry(&error) => {}
-            Err(error) => return Err(error),
-        }
+        self.hear_nothing(scratch)?;
         let session = self.stream.session().expect("only TLS has a handshake");
         if let Some(kind) = session.handshake_kind().filter(|_| !session.is_handshaking()) {
             // A client's first connection has no session to resume.
-            let is_resumable = self.work.reconnect == Reconnect::Resuming
+            let is_resumable = self.work.afterwards == Afterwards::ResumedSession
                 && self.sequence != first_sequence(self.index);
             if is_resumable != (kind == HandshakeKind::Resumed) {
                 return Err(self.broken(&format!("the handshake was of the wrong kind: {kind:?}")));
@@ -204,9 +206,19 @@ impl<'a> Client<'a> {
         Ok(false)
     }
 
+    /// Takes what TLS itself has to say; anything else is too much.
+    fn hear_nothing(&mut self, scratch: &mut [u8]) -> io::Result<()> {
+        match self.stream.read(scratch) {
+            Ok(0) => Err(self.broken("the server closed the connection")),
+            Ok(_) => Err(self.broken("bytes came where nothing was asked for")),
+            Err(error) if would_retry(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Ends the connection after its exchange, if it is to end: true if the server's end is now awaited.
     fn close(&mut self) -> io::Result<bool> {
-        if self.work.reconnect == Reconnect::Never {
+        if matches!(self.work.afterwards, Afterwards::NextExchange | Afterwards::Rest) {
             return Ok(false);
         }
         let session = self.stream.session().expect("only TLS connections are closed like this");

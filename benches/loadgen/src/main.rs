@@ -1,5 +1,6 @@
 //! A closed-loop load generator: N connections on one thread, each sending its next request when the last answer is complete.
 //!
+//! With `--idle` it opens connections instead, and asks how much memory the server needs for one that does nothing.
 //! It checks every byte that comes back, and reads the server's CPU clock at both ends of the measured window, so that the
 //! operations and the CPU time belong to the same stretch of time. One JSON line on standard output is the result;
 //! a wrong byte, a lost connection or a server that stops answering is a message on standard error and status 1.
@@ -16,12 +17,18 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use client::Client;
-use options::Options;
-use report::{Report, Tally};
-use sys::{CpuClock, Epoll};
+use options::{Options, Purpose};
+use report::{Footprint, Report, Tally};
+use sys::{CpuClock, Epoll, EventBuffer};
 
 /// A server that completes nothing for this long is broken, not slow.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Connections that are open already when the memory of the others is measured.
+const IDLE_WARM_UP: usize = 50;
+
+/// How long a server may go on doing what its last answer left to do.
+const SETTLING: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args_os().skip(1)) {
@@ -31,9 +38,17 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match generate_load(&options) {
-        Ok(report) => {
-            println!("{report}");
+    let found = match options.purpose {
+        Purpose::Load { warm_up, window } => {
+            generate_load(&options, warm_up, window).map(|report| report.to_string())
+        }
+        Purpose::Idle { server_pid } => {
+            hold_connections(&options, server_pid).map(|footprint| footprint.to_string())
+        }
+    };
+    match found {
+        Ok(line) => {
+            println!("{line}");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -43,7 +58,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn generate_load(options: &Options) -> Result<Report, Box<dyn Error>> {
+fn generate_load(
+    options: &Options,
+    warm_up: Duration,
+    window: Duration,
+) -> Result<Report, Box<dyn Error>> {
     let server_clock = options.server_pid.map(CpuClock::of_process).transpose()?;
     let own_clock = CpuClock::of_this_process();
     let epoll = Epoll::new()?;
@@ -51,15 +70,14 @@ fn generate_load(options: &Options) -> Result<Report, Box<dyn Error>> {
         .map(|index| Client::connect(index, &options.work, &epoll))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let mut load =
-        Load { epoll: &epoll, scratch: vec![0; 256 * 1024], last_completion: Instant::now() };
-    load.run_for(options.warm_up, &mut clients, &mut Tally::default())?;
+    let mut load = Load::new(&epoll);
+    load.run_for(warm_up, &mut clients, &mut Tally::default())?;
 
     let server_cpu_before = server_clock.as_ref().map(CpuClock::now).transpose()?;
     let own_cpu_before = own_clock.now()?;
     let started = Instant::now();
     let mut tally = Tally { operations: 0, latencies_ns: Vec::with_capacity(1 << 20) };
-    load.run_for(options.window, &mut clients, &mut tally)?;
+    load.run_for(window, &mut clients, &mut tally)?;
     let elapsed = started.elapsed();
     let own_cpu = own_clock.now()? - own_cpu_before;
     let server_cpu = match (&server_clock, server_cpu_before) {
@@ -69,13 +87,53 @@ fn generate_load(options: &Options) -> Result<Report, Box<dyn Error>> {
     Ok(Report { tally, elapsed, server_cpu, own_cpu })
 }
 
+/// Opens connections one after the other, each for one exchange, and keeps them: what does one cost the server?
+fn hold_connections(options: &Options, server_pid: i32) -> Result<Footprint, Box<dyn Error>> {
+    let epoll = Epoll::new()?;
+    let mut load = Load::new(&epoll);
+    let mut clients = Vec::new();
+    // What the first connections cost is also what is loaded for the first time, and spare room.
+    load.hold(IDLE_WARM_UP, options, &mut clients)?;
+    let bytes_before = sys::private_bytes(server_pid)?;
+    load.hold(options.connections, options, &mut clients)?;
+    let bytes_after = sys::private_bytes(server_pid)?;
+    Ok(Footprint { connections: options.connections, bytes_before, bytes_after })
+}
+
 struct Load<'a> {
     epoll: &'a Epoll,
+    ready: EventBuffer,
     scratch: Vec<u8>,
     last_completion: Instant,
 }
 
-impl Load<'_> {
+impl<'a> Load<'a> {
+    fn new(epoll: &'a Epoll) -> Self {
+        Self {
+            epoll,
+            ready: EventBuffer::new(),
+            scratch: vec![0; 256 * 1024],
+            last_completion: Instant::now(),
+        }
+    }
+
+    /// Adds `count` clients and waits until each had its exchange and the server may be expected to rest.
+    fn hold(
+        &mut self,
+        count: usize,
+        options: &'a Options,
+        clients: &mut Vec<Client<'a>>,
+    ) -> Result<(), Box<dyn Error>> {
+        for _ in 0..count {
+            clients.push(Client::connect(clients.len(), &options.work, self.epoll)?);
+            let mut tally = Tally::default();
+            while tally.operations == 0 {
+                self.turn(SILENCE_LIMIT, clients, &mut tally)?;
+            }
+        }
+        self.run_for(SETTLING, clients, &mut Tally::default())
+    }
+
     /// Keeps every client busy for `duration`; counts what was completed meanwhile.
     fn run_for(
         &mut self,
@@ -84,26 +142,35 @@ impl Load<'_> {
         tally: &mut Tally,
     ) -> Result<(), Box<dyn Error>> {
         let end = Instant::now() + duration;
-        let mut ready = sys::EventBuffer::new();
         loop {
             let now = Instant::now();
             if now >= end {
                 return Ok(());
             }
-            if now - self.last_completion > SILENCE_LIMIT {
-                return Err(format!("the server completed nothing for {SILENCE_LIMIT:?}").into());
-            }
-            // Rounded up, so the last wait does not become a busy loop.
-            let timeout_ms = ((end - now).as_millis() as i32 + 1).min(1000);
-            for index in self.epoll.wait(&mut ready, timeout_ms)? {
-                let client = &mut clients[index];
-                let progress = client.advance(&mut self.scratch)?;
-                if progress.operations > 0 {
-                    self.last_completion = Instant::now();
-                    tally.operations += progress.operations;
-                    tally.latencies_ns.extend(progress.latency.map(|time| time.as_nanos() as u64));
-                }
+            self.turn(end - now, clients, tally)?;
+        }
+    }
+
+    /// Waits once, no longer than `longest`, and lets the clients do what they can.
+    fn turn(
+        &mut self,
+        longest: Duration,
+        clients: &mut [Client],
+        tally: &mut Tally,
+    ) -> Result<(), Box<dyn Error>> {
+        if self.last_completion.elapsed() > SILENCE_LIMIT {
+            return Err(format!("the server completed nothing for {SILENCE_LIMIT:?}").into());
+        }
+        // Rounded up, so the last wait does not become a busy loop.
+        let timeout_ms = (longest.as_millis() as i32 + 1).min(1000);
+        for index in self.epoll.wait(&mut self.ready, timeout_ms)? {
+            let progress = clients[index].advance(&mut self.scratch)?;
+            if progress.operations > 0 {
+                self.last_completion = Instant::now();
+                tally.operations += progress.operations;
+                tally.latencies_ns.extend(progress.latency.map(|time| time.as_nanos() as u64));
             }
         }
+        Ok(())
     }
 }

@@ -5,13 +5,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::client::{Address, Reconnect, Work};
+use crate::client::{Address, Afterwards, Work};
 use crate::exchange::Exchange;
 
 pub const USAGE: &str = "\
 usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
                (--echo BYTES | --request TEXT --reply TEXT | --upload BYTES | --connect)
-               [--reconnect [--resume]]
+               [--reconnect [--resume] | --idle]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
 
   --tls          TLS 1.3 over TCP; any certificate is accepted
@@ -22,6 +22,8 @@ usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp AD
   --connect      connect, wait for the server to close, close
   --reconnect    a TLS connection for each exchange, with full handshake and orderly close
   --resume       ... with a handshake that resumes the session of the one before
+  --idle         open connections one after the other, keep each after one exchange, and report the
+                 server's memory before and after; --server-pid tells whose
   --server-pid   report this process's CPU time over the window";
 
 /// So many that the answers cost the server next to nothing.
@@ -30,16 +32,20 @@ const UPLOAD_STRIDE: usize = 16;
 pub struct Options {
     pub work: Work,
     pub connections: usize,
-    pub warm_up: Duration,
-    pub window: Duration,
     pub server_pid: Option<i32>,
+    pub purpose: Purpose,
+}
+
+pub enum Purpose {
+    Load { warm_up: Duration, window: Duration },
+    Idle { server_pid: i32 },
 }
 
 impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let (mut address, mut exchange) = (None, None);
         let (mut request, mut reply) = (None, None);
-        let (mut reconnect, mut resume) = (false, false);
+        let (mut reconnect, mut resume, mut idle) = (false, false, false);
         let mut connections = 1;
         let mut warm_up = Duration::from_millis(100);
         let mut window = Duration::from_millis(1000);
@@ -66,6 +72,7 @@ impl Options {
                 "--connect" => exchange = Some(Exchange::connect()),
                 "--reconnect" => reconnect = true,
                 "--resume" => resume = true,
+                "--idle" => idle = true,
                 "--connections" => connections = number(&name, value()?)?,
                 "--warm-up-ms" => warm_up = Duration::from_millis(number(&name, value()?)?),
                 "--window-ms" => window = Duration::from_millis(number(&name, value()?)?),
@@ -85,23 +92,25 @@ impl Options {
         }
         let address = address.ok_or("no address: --tcp, --tls, --unix or --udp")?;
         let exchange = exchange.ok_or("nothing to do: --echo, --request, --upload or --connect")?;
-        let has_session = matches!(address, Address::Tls(_));
-        let reconnect = match (reconnect, resume) {
-            (false, false) => Reconnect::Never,
-            (true, _) if !has_session || !exchange.ends_with_an_answer() => {
-                return Err("--reconnect needs --tls and an exchange".into());
+        let afterwards = match (reconnect, resume, idle) {
+            (false, false, false) => Afterwards::NextExchange,
+            _ if !exchange.ends_with_an_answer() => {
+                return Err("--reconnect and --idle need --echo, or --request and --reply".into());
             }
-            (true, false) => Reconnect::Fully,
-            (true, true) => Reconnect::Resuming,
-            (false, true) => return Err("--resume needs --reconnect".into()),
+            (true, _, false) if !matches!(address, Address::Tls(_)) => {
+                return Err("--reconnect needs --tls".into());
+            }
+            (true, false, false) => Afterwards::NewSession,
+            (true, true, false) => Afterwards::ResumedSession,
+            (false, false, true) => Afterwards::Rest,
+            _ => return Err("--resume goes with --reconnect, and --idle with neither".into()),
         };
-        Ok(Self {
-            work: Work { address, exchange, reconnect },
-            connections,
-            warm_up,
-            window,
-            server_pid,
-        })
+        let purpose = match (afterwards, server_pid) {
+            (Afterwards::Rest, Some(server_pid)) => Purpose::Idle { server_pid },
+            (Afterwards::Rest, None) => return Err("--idle needs --server-pid".into()),
+            _ => Purpose::Load { warm_up, window },
+        };
+        Ok(Self { work: Work { address, exchange, afterwards }, connections, server_pid, purpose })
     }
 }
 

@@ -41,6 +41,23 @@ impl fmt::Display for Report {
     }
 }
 
+/// What open connections cost the server in memory.
+pub struct Footprint {
+    pub connections: usize,
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            r#"{{"connections": {}, "server_bytes_before": {}, "server_bytes_after": {}}}"#,
+            self.connections, self.bytes_before, self.bytes_after
+        )
+    }
+}
+
 /// The smallest value that at least `fraction` of the sorted values do not exceed.
 fn quantile(sorted: &[u64], fraction: f64) -> Option<u64> {
     let rank = (fraction * sorted.len() as f64).ceil() as usize;

@@ -1,5 +1,6 @@
 //! The system calls that std does not offer, each behind a safe function.
 
+use std::fs;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -117,6 +118,24 @@ impl CpuClock {
         // SAFETY: `time` is valid for the write.
         check(unsafe { libc::clock_gettime(self.0, &mut time) })?;
         Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    }
+}
+
+/// The memory that a process has to itself, in bytes: what would be free again without it.
+///
+/// The code of a library that others use too is not counted, nor is what the kernel keeps for its sockets.
+pub fn private_bytes(pid: i32) -> io::Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
+    let kibibytes: Option<u64> = text
+        .lines()
+        .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
+        .map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum();
+    match kibibytes {
+        Some(count @ 1..) => Ok(count * 1024),
+        _ => Err(io::Error::other(format!("{path} does not tell"))),
     }
 }
 

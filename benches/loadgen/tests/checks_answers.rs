@@ -305,3 +305,38 @@ fn answer_to_an_upload_that_was_not_sent_yet_fails() {
     });
     assert!(String::from_utf8_lossy(&output.stderr).contains("before the end"));
 }
+
+/// Asks for the memory of `count` idle connections to this process, which treats each as `serve` does.
+fn hold(count: usize, serve: fn(TcpStream)) -> Output {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || serve(stream.unwrap()));
+        }
+    });
+    Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["--tcp", &address, "--echo", "64", "--idle", "--connections", &count.to_string()])
+        .args(["--server-pid", &std::process::id().to_string()])
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn memory_of_idle_connections_is_reported() {
+    let output = hold(20, |stream| echo(stream, |_, _| {}));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(line.starts_with(r#"{"connections": 20, "server_bytes_before": "#), "{line}");
+    assert!(!line.contains(": 0"), "{line}");
+}
+
+#[test]
+fn idle_connection_that_the_server_drops_fails() {
+    let output = hold(1, |mut stream| {
+        let mut buffer = [0; 64];
+        stream.read_exact(&mut buffer).unwrap();
+        stream.write_all(&buffer).unwrap();
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the server closed"));
+}
