@@ -25,6 +25,8 @@ class MicroWorkload:
     chunk: int  # operations between two looks at the clock: some 5 to 50 ms
     repeatable: bool  # the same work in each run: no thread or clock decides
 
+    cost = "cpu_us"
+
 
 WORKLOADS = {}
 

@@ -3,6 +3,9 @@
 import statistics
 from dataclasses import dataclass
 
+# What the tables compare: the field of a measurement, and how its unit is written.
+UNITS = {"cpu_us": "µs/op", "kib_per_connection": "KiB/connection"}
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -26,7 +29,8 @@ class Spread:
 @dataclass(frozen=True)
 class Row:
     workload: str
-    cpu_us: dict  # loop -> Spread, or None if nothing could be measured
+    cost: str  # what `spent` counts, a key of UNITS
+    spent: dict  # loop -> Spread, or None if nothing could be measured
     throughput: dict  # likewise, in operations per second
     latency_p50_us: dict  # likewise; None where there is no peer that could tell
     latency_p99_us: dict
@@ -62,20 +66,22 @@ def row(workload, measurements, labels):
             for label in labels
         }
 
-    cpu = {(m["round"], m["loop"]): m["cpu_us"] for m in good}
+    cost = measurements[0]["cost"]
+    spent = {(m["round"], m["loop"]): m[cost] for m in good}
     subject, baseline = subject_and_baseline(labels)
     rounds = sorted({m["round"] for m in good})
 
     def ratio_to(other):
         """Neighbours in time share the machine's mood, so a ratio never mixes two rounds."""
-        pairs = [(cpu.get((r, subject)), cpu.get((r, other))) for r in rounds]
+        pairs = [(spent.get((r, subject)), spent.get((r, other))) for r in rounds]
         return Spread.of(ours / theirs for ours, theirs in pairs if ours and theirs)
 
     ratio = ratio_to(baseline) if baseline else None
     errors = len(measurements) - len(good)
     return Row(
         workload,
-        spreads("cpu_us"),
+        cost,
+        spreads(cost),
         spreads("operations_per_second"),
         spreads("latency_p50_us"),
         spreads("latency_p99_us"),
@@ -100,14 +106,25 @@ def verdict(ratios, errors):
 # ---- tables -----------------------------------------------------------------------------------
 
 
-def cpu_table(rows, labels):
+def tables(rows, labels):
+    """All that have rows: one of costs for each unit, and one of speeds."""
+    by_unit = [[row for row in rows if row.cost == cost] for cost in UNITS]
+    found = [cost_table(rows, labels) for rows in by_unit if rows]
+    if timed := [row for row in rows if row.cost == "cpu_us"]:
+        found.append(throughput_table(timed, labels))
+    return found
+
+
+def cost_table(rows, labels):
+    """The rows must share a unit."""
     subject, baseline = subject_and_baseline(labels)
-    head = ["workload", *(f"{label} µs/op" for label in labels)]
+    (unit,) = {UNITS[row.cost] for row in rows}
+    head = ["workload", *(f"{label} {unit}" for label in labels)]
     if baseline:
         head += [f"{subject}/{baseline}", "[min..max]"]
     body = []
     for row in rows:
-        cells = [row.workload, *(cpu_cell(row.cpu_us[label]) for label in labels)]
+        cells = [row.workload, *(cost_cell(row.spent[label]) for label in labels)]
         if baseline:
             cells += ratio_cells(row.ratio)
         body.append([*cells, row.verdict])
@@ -128,7 +145,7 @@ def throughput_table(rows, labels):
     return head, body
 
 
-def cpu_cell(spread):
+def cost_cell(spread):
     return f"{significant(spread.median)} ±{spread.percent:.0f}%" if spread else "failed"
 
 
@@ -179,14 +196,15 @@ def conclusion(rows, labels):
     subject, baseline = subject_and_baseline(labels)
     failed = sum(row.errors for row in rows)
     sentences = []
-    compared = [row for row in rows if row.ratio]
-    if compared:
-        lost = sum(row.ratio.median > 1 for row in compared)
-        geometric = statistics.geometric_mean(row.ratio.median for row in compared)
-        sentences.append(
-            f"{subject} costs more CPU than {baseline} in {lost} of {len(compared)} rows;"
-            f" geometric mean of the ratios {geometric:.2f}."
-        )
+    for cost, resource in (("cpu_us", "CPU"), ("kib_per_connection", "memory")):
+        compared = [row for row in rows if row.ratio and row.cost == cost]
+        if compared:
+            lost = sum(row.ratio.median > 1 for row in compared)
+            geometric = statistics.geometric_mean(row.ratio.median for row in compared)
+            sentences.append(
+                f"{subject} costs more {resource} than {baseline} in {lost} of {len(compared)} rows;"
+                f" geometric mean of the ratios {geometric:.2f}."
+            )
     if failed:
         sentences.append(f"{failed} measurements FAILED.")
     return " ".join(sentences)

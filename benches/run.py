@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import loops
+import micro
 import report
 import servers
 import workloads
@@ -33,6 +34,8 @@ LOADGEN = CRATE / "target" / "release" / "loadgen"
 
 # A measurement is called disturbed when others used more than this share of one of its cores meanwhile.
 DISTURBED = 0.05
+
+DESCRIPTORS = 4096  # what a process may open at least; 1024 is a common limit
 
 START_LIMIT = 20  # seconds; a server that has not printed its address by then hangs
 
@@ -47,9 +50,10 @@ class Plan:
     micro: float
 
     def estimate(self, selected, loop_count):
-        """Wall time, with a quarter of a second for starting and ending the processes of one measurement."""
+        """Wall time: a second for a thousand connections, a quarter for starting and ending each measurement."""
         network = sum(isinstance(workload, workloads.NetworkWorkload) for workload in selected)
-        each_loop = network * (self.warm_up + self.window) + (len(selected) - network) * self.micro
+        idle = sum(isinstance(workload, workloads.IdleWorkload) for workload in selected)
+        each_loop = network * (self.warm_up + self.window) + (len(selected) - network - idle) * self.micro + idle
         return self.rounds * loop_count * (each_loop + len(selected) / 4)
 
 
@@ -133,7 +137,7 @@ class Bench:
 
     def measure(self, workload, loop):
         """Return the measurement as a dictionary; a failure is one with the key `error`."""
-        networked = isinstance(workload, workloads.NetworkWorkload)
+        networked = not isinstance(workload, micro.MicroWorkload)
         cores = {self.server_core, self.load_core} if networked else {self.server_core}
         self.spent.clear()
         load_average, started, own_before = os.getloadavg()[0], time.perf_counter(), time.process_time()
@@ -152,6 +156,7 @@ class Bench:
         return json.loads(self.output_of(command, self.server_core, timeout=60 + 10 * self.plan.micro))
 
     def network(self, workload, loop):
+        """Start the server, let the load generator have at it, end the server."""
         command = loop.command("servers.py", workload.server, self.scratch)
         server, complaints = self.start(command, self.server_core)
         try:
@@ -170,6 +175,13 @@ class Bench:
             complaints.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.scratch, "server.sock"))
+        return self.memory(load) if isinstance(workload, workloads.IdleWorkload) else self.cpu(load)
+
+    def memory(self, load):
+        grown = load["server_bytes_after"] - load["server_bytes_before"]
+        return {"connections": load["connections"], "kib_per_connection": grown / load["connections"] / 1024}
+
+    def cpu(self, load):
         operations = load["operations"]
         if not operations:
             raise Failed("no operation completed in the window")
@@ -191,6 +203,8 @@ class Bench:
             "--server-pid": server_pid,
         }
         options = [str(part) for pair in numbers.items() for part in pair]
+        if isinstance(workload, workloads.IdleWorkload):
+            options.append("--idle")
         return [LOADGEN, f"--{family}", where, *workload.exchange, *options]
 
     def address(self, server, complaints):
@@ -210,7 +224,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=complaints,
             env=self.environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: confine(core),
         )
         return process, complaints
 
@@ -238,6 +252,14 @@ class Bench:
         before = children_cpu_seconds()
         yield
         self.spent[core] += children_cpu_seconds() - before
+
+
+def confine(core):
+    """In a child process: keep to one core, and have descriptors for more than a thousand connections."""
+    os.sched_setaffinity(0, {core})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, hard), hard))
 
 
 def said(complaints):
@@ -336,15 +358,16 @@ def all_rounds(bench, selected, loops_under_test, rounds):
                     "position": position,
                     "workload": workload.name,
                     "loop": loop.label,
+                    "cost": workload.cost,
                     **result,
                 }
             numbers = "  ".join(
-                f"{loop.label} {report.significant(found[loop.label]['cpu_us'])}"
+                f"{loop.label} {report.significant(found[loop.label][workload.cost])}"
                 if "error" not in found[loop.label]
                 else f"{loop.label} FAILED"
                 for loop in loops_under_test
             )
-            progress(f"round {number + 1}/{rounds}  {workload.name:<26} {numbers}  µs/op")
+            progress(f"round {number + 1}/{rounds}  {workload.name:<26} {numbers}  {report.UNITS[workload.cost]}")
 
 
 def version_of(loop):
@@ -399,7 +422,7 @@ def summary(row):
 
     return {
         "workload": row.workload,
-        "cpu_us": {label: plain(spread) for label, spread in row.cpu_us.items()},
+        row.cost: {label: plain(spread) for label, spread in row.spent.items()},
         "operations_per_second": {label: plain(spread) for label, spread in row.throughput.items()},
         "ratio": plain(row.ratio),
         "errors": row.errors,
@@ -426,7 +449,7 @@ def description(header):
         f"{host['processor']}, {host['cores']} cores, {host['architecture']}, {host['kernel']};"
         f" server on core {header['server_core']}, load on core {header['load_core']}",
         f"{plan['rounds']} rounds of {plan['window']:g} s (micro {plan['micro']:g} s);"
-        " µs of CPU per operation, median over the rounds ± half the range",
+        " µs of CPU per operation or KiB of memory per connection, median over the rounds ± half the range",
     ]
 
 
@@ -446,8 +469,8 @@ def failures(measurements):
 
 def print_report(header, rows, labels, measurements):
     print("\n".join(description(header)), end="\n\n")
-    print(report.as_text(*report.cpu_table(rows, labels)), end="\n\n")
-    print(report.as_text(*report.throughput_table(rows, labels)), end="\n\n")
+    for table in report.tables(rows, labels):
+        print(report.as_text(*table), end="\n\n")
     for failure in failures(measurements):
         print(f"FAILED {failure}")
     print(f"{report.conclusion(rows, labels)} {noise(measurements)}".strip())
@@ -456,8 +479,7 @@ def print_report(header, rows, labels, measurements):
 def markdown(header, rows, labels, measurements):
     parts = [
         "\n".join(f"- {line}" for line in description(header)),
-        report.as_markdown(*report.cpu_table(rows, labels)),
-        report.as_markdown(*report.throughput_table(rows, labels)),
+        *(report.as_markdown(*table) for table in report.tables(rows, labels)),
         "\n".join(f"- FAILED {failure}" for failure in failures(measurements)),
         f"{report.conclusion(rows, labels)} {noise(measurements)}".strip(),
     ]

@@ -12,7 +12,7 @@ import report
 import run
 import servers
 import workloads
-from workloads import NetworkWorkload
+from workloads import IdleWorkload, NetworkWorkload
 
 LABELS = ["asyncio", "uvloop", "velodrome"]
 
@@ -22,6 +22,7 @@ def measured(round_number, loop, cpu_us, workload="echo"):
         "round": round_number,
         "workload": workload,
         "loop": loop,
+        "cost": "cpu_us",
         "cpu_us": cpu_us,
         "operations_per_second": 1e6 / cpu_us,
     }
@@ -38,7 +39,7 @@ class Rows(unittest.TestCase):
 
     def test_losing_row_is_marked_in_both_tables(self):
         found = [measured(0, "uvloop", 10), measured(0, "velodrome", 11), measured(0, "asyncio", 12)]
-        table = report.cpu_table(report.rows(found, LABELS), LABELS)
+        table = report.cost_table(report.rows(found, LABELS), LABELS)
         self.assertIn("LOSES to uvloop", report.as_text(*table))
         self.assertIn("**LOSES to uvloop**", report.as_markdown(*table))
         self.assertNotIn("asyncio**", report.as_markdown(*table))
@@ -50,13 +51,27 @@ class Rows(unittest.TestCase):
         self.assertEqual(row.verdict, "LOSES to uvloop (within noise)")
 
     def test_failed_measurement_is_shown_and_has_no_part_in_the_ratio(self):
-        found = [measured(0, "uvloop", 10), {"round": 0, "workload": "echo", "loop": "velodrome", "error": "crash"}]
+        failed = {"round": 0, "workload": "echo", "loop": "velodrome", "cost": "cpu_us", "error": "crash"}
+        found = [measured(0, "uvloop", 10), failed]
         rows = report.rows(found, LABELS)
         self.assertIsNone(rows[0].ratio)
-        text = report.as_text(*report.cpu_table(rows, LABELS))
+        text = report.as_text(*report.cost_table(rows, LABELS))
         self.assertIn("failed", text)
         self.assertIn("1 FAILED", text)
         self.assertIn("1 measurements FAILED", report.conclusion(rows, LABELS))
+
+    def test_memory_has_a_table_of_its_own(self):
+        found = [measured(0, loop, 10) for loop in LABELS]
+        for loop, kib in zip(LABELS, (40, 20, 30), strict=True):
+            found.append({"round": 0, "workload": "idle", "loop": loop, "cost": "kib_per_connection"})
+            found[-1]["kib_per_connection"] = kib
+        rows = report.rows(found, LABELS)
+        cpu, memory, speed = (report.as_text(*table) for table in report.tables(rows, LABELS))
+        self.assertIn("velodrome KiB/connection", memory)
+        self.assertIn("1.50", memory)
+        self.assertIn("LOSES to uvloop", memory)
+        self.assertNotIn("idle", cpu + speed)
+        self.assertIn("more memory than uvloop in 1 of 1", report.conclusion(rows, LABELS))
 
     def test_subject_is_velodrome_and_baseline_is_uvloop_where_present(self):
         self.assertEqual(report.subject_and_baseline(LABELS), ("velodrome", "uvloop"))
@@ -142,6 +157,17 @@ class Measurements(unittest.TestCase):
     def test_resumed_handshakes_are_measured(self):
         result = self.bench.measure(self.workload("tls-handshake-resumed"), self.loop)
         self.assertNotIn("error", result)
+
+    def test_memory_of_idle_connections_is_measured(self):
+        for kind in ("protocol", "tls-protocol"):
+            with self.subTest(kind):
+                workload = IdleWorkload("idle", kind, workloads.echo(64), 30)
+                result = self.bench.measure(workload, self.loop)
+                self.assertGreater(result["kib_per_connection"], 0)
+
+    def test_connection_that_does_not_stay_fails_the_measurement(self):
+        workload = IdleWorkload("idle", "accept-close", workloads.echo(64), 1)
+        self.assertIn("closed the connection", self.bench.measure(workload, self.loop)["error"])
 
     def test_server_that_cannot_start_fails_the_measurement(self):
         result = self.bench.measure(NetworkWorkload("none", "no-such-server", ("--connect",), 1), self.loop)

@@ -13,6 +13,20 @@ class NetworkWorkload:
     exchange: tuple  # loadgen's options: what is sent and what must come back
     connections: int
 
+    cost = "cpu_us"  # the field of a measurement that says what the loop needed
+
+
+@dataclass(frozen=True)
+class IdleWorkload:
+    """Connections that do nothing any more after one exchange."""
+
+    name: str
+    server: str
+    exchange: tuple
+    connections: int
+
+    cost = "kib_per_connection"
+
 
 def echo(size):
     return ("--echo", str(size))
@@ -54,4 +68,9 @@ NETWORK = [
     NetworkWorkload("tls-bulk-receive", "tls-receive", UPLOAD, 1),
 ]
 
-ALL = [*NETWORK, *micro.WORKLOADS.values()]
+IDLE = [
+    IdleWorkload("tcp-idle-memory", "protocol", echo(KIB), 1000),
+    IdleWorkload("tls-idle-memory", "tls-protocol", echo(KIB), 1000),
+]
+
+ALL = [*NETWORK, *IDLE, *micro.WORKLOADS.values()]
