@@ -133,7 +133,7 @@ impl Session {
             };
             match usize::try_from(read) {
                 Ok(count) if count > 0 => filled += count,
-                _ => match self.why_not() {
+                _ => match self.why_not(read) {
                     // What there was, was not for the reader.
                     Outcome::NeedsData => break,
                     outcome => return (filled, outcome),
@@ -158,29 +158,26 @@ impl Session {
             unsafe { (self.library.SSL_write)(self.ssl.as_ptr(), data.as_ptr().cast(), len) };
         match usize::try_from(written) {
             Ok(count) if count > 0 => Outcome::Bytes(count),
-            _ => self.why_not(),
+            _ => self.why_not(written),
         }
     }
 
-    /// Why a call returned nothing. (`SSL_get_error` would say the same, but also looks at errors
-    /// that others have left in the thread's queue.)
+    /// Why a call returned nothing. What libssl wants is asked first: `SSL_get_error` also looks at
+    /// errors that others may have left in the thread's queue.
     #[cold]
-    fn why_not(&self) -> Outcome {
+    fn why_not(&self, returned: i32) -> Outcome {
         const SSL_READING: i32 = 3;
-        const SSL_RECEIVED_SHUTDOWN: i32 = 2;
+        const SSL_ERROR_ZERO_RETURN: i32 = 6;
+        let (ssl, library) = (self.ssl.as_ptr(), self.library);
         // SAFETY: the session is live.
-        let (want, shutdown) = unsafe {
-            (
-                (self.library.SSL_want)(self.ssl.as_ptr()),
-                (self.library.SSL_get_shutdown)(self.ssl.as_ptr()),
-            )
-        };
-        if want == SSL_READING {
-            Outcome::NeedsData
-        } else if shutdown & SSL_RECEIVED_SHUTDOWN != 0 {
-            Outcome::Closed
-        } else {
-            Outcome::Failed
+        unsafe {
+            if (library.SSL_want)(ssl) == SSL_READING {
+                Outcome::NeedsData
+            } else if (library.SSL_get_error)(ssl, returned) == SSL_ERROR_ZERO_RETURN {
+                Outcome::Closed
+            } else {
+                Outcome::Failed
+            }
         }
     }
 

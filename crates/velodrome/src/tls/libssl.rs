@@ -77,7 +77,7 @@ functions! {
     SSL_write: unsafe extern "C" fn(*mut Ssl, *const c_void, c_int) -> c_int,
     SSL_pending: unsafe extern "C" fn(*const Ssl) -> c_int,
     SSL_want: unsafe extern "C" fn(*const Ssl) -> c_int,
-    SSL_get_shutdown: unsafe extern "C" fn(*const Ssl) -> c_int,
+    SSL_get_error: unsafe extern "C" fn(*const Ssl, c_int) -> c_int,
     SSL_get_SSL_CTX: unsafe extern "C" fn(*const Ssl) -> *mut SslContext,
     SSL_get_ex_data: unsafe extern "C" fn(*const Ssl, c_int) -> *mut c_void,
     BIO_get_new_index: unsafe extern "C" fn() -> c_int,
