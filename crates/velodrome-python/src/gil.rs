@@ -28,6 +28,10 @@ impl<T> GilBound<T> {
 
     /// For `tp_traverse`, which has no token.
     ///
+    /// Up to Python 3.12 it may come before the content is written: an object with a `__dict__`
+    /// gets that before, and making a dict may start the collector. All bytes are zero then, so
+    /// what is visited must be a cell of an `Option`, and an enum's first variant must hold no object.
+    ///
     /// # Safety
     /// The calling thread holds the GIL, as a garbage collector does.
     pub unsafe fn in_traverse(&self) -> &T {

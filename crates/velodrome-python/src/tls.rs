@@ -106,13 +106,17 @@ struct Inner {
     /// The transport below takes no more for now.
     writing_paused: Cell<bool>,
 
-    handshake_timeout_s: Py<PyAny>,
-    shutdown_timeout_s: Py<PyAny>,
+    /// Of the handshake and of the shutdown, as the user gave them.
+    timeouts_s: [RefCell<Option<Py<PyAny>>>; 2],
     /// Of the handshake or of the shutdown: they never run at the same time.
     timer: RefCell<Option<Py<PyAny>>>,
     /// The loop's time at the start of the handshake, in debug mode.
     handshake_start: RefCell<Option<Py<PyAny>>>,
 }
+
+/// The places of the time-outs.
+const HANDSHAKE: usize = 0;
+const SHUTDOWN: usize = 1;
 
 /// asyncio's limits.
 const WRITE_HIGH_WATER_BYTES: usize = 512 * 1024;
@@ -207,7 +211,7 @@ impl TlsTransport {
         }
         inner.state.set(State::Handshake);
         let on_timeout = intern!(py, "_check_handshake_timeout");
-        Self::start_timer(slf, &inner.handshake_timeout_s, on_timeout)?;
+        Self::start_timer(slf, HANDSHAKE, on_timeout)?;
         Self::do_handshake(slf)
     }
 
@@ -244,7 +248,7 @@ impl TlsTransport {
                 if waits && inner.timer.borrow().is_none() {
                     // The peer may read still, but not for ever.
                     let on_timeout = intern!(py, "_check_shutdown_timeout");
-                    Self::start_timer(slf, &inner.shutdown_timeout_s, on_timeout)?;
+                    Self::start_timer(slf, SHUTDOWN, on_timeout)?;
                 }
                 Ok(waits)
             }
@@ -316,12 +320,13 @@ impl TlsTransport {
 
     fn start_timer(
         slf: &Bound<'_, Self>,
-        after_s: &Py<PyAny>,
+        which: usize,
         method: &Bound<'_, PyString>,
     ) -> PyResult<()> {
         let py = slf.py();
         let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
-        let arguments = (after_s, slf.getattr(method)?);
+        let timeout_s = clone_of(py, &Self::inner_of(slf).timeouts_s[which]);
+        let arguments = (timeout_s, slf.getattr(method)?);
         let timer = event_loop.call_method1(py, intern!(py, "call_later"), arguments)?;
         let old = Self::inner_of(slf).timer.replace(Some(timer));
         drop(old);
@@ -341,9 +346,10 @@ impl TlsTransport {
         if inner.state.get() != State::Handshake {
             return Ok(());
         }
+        let timeout_s = clone_of(slf.py(), &inner.timeouts_s[HANDSHAKE]).into_pyobject(slf.py())?;
         let message = format!(
             "SSL handshake is taking longer than {} seconds: aborting the connection",
-            inner.handshake_timeout_s.bind(slf.py()).str()?
+            timeout_s.str()?
         );
         Self::fatal(slf, PyConnectionAbortedError::new_err(message), "Fatal error on transport")
     }
@@ -429,7 +435,7 @@ impl TlsTransport {
                 inner.closed.set(true);
                 inner.state.set(State::Flushing);
                 let on_timeout = intern!(py, "_check_shutdown_timeout");
-                Self::start_timer(slf, &inner.shutdown_timeout_s, on_timeout)?;
+                Self::start_timer(slf, SHUTDOWN, on_timeout)?;
                 Self::do_flush(slf)
             }
         }
@@ -509,7 +515,7 @@ impl TlsTransport {
     fn new(
         connection: &Connection<'_, '_>,
         engine: Engine,
-        (handshake_timeout_s, shutdown_timeout_s): (Py<PyAny>, Py<PyAny>),
+        timeouts_s: [Py<PyAny>; 2],
         tells_connection: bool,
     ) -> PyResult<Self> {
         let py = connection.event_loop.py();
@@ -533,8 +539,7 @@ impl TlsTransport {
             joining: Joining::new(connection.event_loop.get().joins_writes(py)),
             flow: FlowControl::new(WRITE_HIGH_WATER_BYTES),
             writing_paused: Cell::new(false),
-            handshake_timeout_s,
-            shutdown_timeout_s,
+            timeouts_s: timeouts_s.map(|timeout_s| RefCell::new(Some(timeout_s))),
             timer: RefCell::new(None),
             handshake_start: RefCell::new(None),
         })))

@@ -85,7 +85,7 @@ impl TlsTransport {
             server: None,
             context: None,
         };
-        let timeouts = (ssl_handshake_timeout, ssl_shutdown_timeout);
+        let timeouts = [ssl_handshake_timeout, ssl_shutdown_timeout];
         TlsTransport::new(&connection, engine, timeouts, call_connection_made)
     }
 
@@ -404,10 +404,11 @@ impl TlsTransport {
         if let Ok(lower) = inner.lower.try_borrow() {
             lower.visit(&visit)?;
         }
-        visit.call(&inner.handshake_timeout_s)?;
-        visit.call(&inner.shutdown_timeout_s)?;
-        visit_cell(&visit, &inner.timer)?;
-        visit_cell(&visit, &inner.handshake_start)
+        let [handshake, shutdown] = &inner.timeouts_s;
+        for cell in [handshake, shutdown, &inner.timer, &inner.handshake_start] {
+            visit_cell(&visit, cell)?;
+        }
+        Ok(())
     }
 
     fn __clear__(&self) {
