@@ -115,11 +115,14 @@ def test_the_collector_may_run_in_the_middle_of_a_construction(new_loop, certifi
     """Up to Python 3.12 it sees a transport whose dictionary is there before its content is."""
     loop = new_loop()
     context = certificates.client_context()
+    # So many are kept that the interpreter has no dictionary in reserve.
+    transports = []
     thresholds = gc.get_threshold()
     try:
-        gc.set_threshold(1)
-        # So many that the interpreter has no dictionary in reserve.
-        transports = [loop._make_tls_transport(Echo(), context, server_hostname="localhost") for _ in range(200)]
+        for allocations in range(1, 12):
+            gc.set_threshold(allocations)
+            for _ in range(50):
+                transports.append(loop._make_tls_transport(Echo(), context, server_hostname="localhost"))
     finally:
         gc.set_threshold(*thresholds)
     for transport in transports:
