@@ -153,7 +153,8 @@ impl Loop {
         drop(self.0.get(py).spare.replace(Some(handle)));
     }
 
-    /// Lends the scratch buffer to `read`, which must not run Python code.
+    /// Lends the scratch buffer to `read`, which should not run Python code: a read of its would get
+    /// another buffer.
     pub fn with_scratch<R>(&self, py: Python<'_>, read: impl FnOnce(&mut [u8]) -> R) -> R {
         let scratch = &self.0.get(py).scratch;
         let mut buffer =

@@ -272,8 +272,9 @@ impl TlsTransport {
         drop(inner.backlog.take());
         inner.deferred.set(false);
         inner.closed.set(true);
-        let was_in_handshake = inner.state.replace(State::Unwrapped) == State::Handshake;
-        let tells = !was_in_handshake && matches!(inner.told.get(), Told::Made | Told::Eof);
+        inner.state.set(State::Unwrapped);
+        // (asyncio does not tell a protocol whose connection is lost in the middle of `start_tls`.)
+        let tells = matches!(inner.told.get(), Told::Made | Told::Eof);
         if let (true, Some(event_loop), Some(protocol)) =
             (tells, slf.get().event_loop(py), inner.base.protocol(py))
         {

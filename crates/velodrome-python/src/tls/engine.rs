@@ -139,6 +139,14 @@ impl Engine {
         Ok(())
     }
 
+    /// False if there is no whole record to read.
+    pub fn may_have_plaintext(&self) -> bool {
+        match &self.kind {
+            Kind::Native(session) => session.is_readable(),
+            Kind::Module { .. } => true,
+        }
+    }
+
     /// How much ciphertext is kept.
     pub fn unread_bytes(&self, py: Python<'_>) -> PyResult<usize> {
         match &self.kind {

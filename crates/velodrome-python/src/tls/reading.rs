@@ -72,12 +72,13 @@ impl TlsTransport {
                     Self::deliver(slf, plaintext)?;
                 }
             }
-            if inner.state.get() == State::Unwrapped {
-                return Ok(());
-            }
-            if !inner.deferred.get() {
-                Self::do_write(slf)?;
-            }
+        }
+        if inner.state.get() == State::Unwrapped {
+            return Ok(());
+        }
+        // Also while reading is paused: it may be the end of our handshake.
+        if !inner.deferred.get() {
+            Self::do_write(slf)?;
         }
         Self::pace_lower(slf)
     }
@@ -98,7 +99,11 @@ impl TlsTransport {
     pub(super) fn read_buffered(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
-        let hint = slf.get().engine(py)?.unread_bytes(py)?.into_py_any(py)?;
+        let engine = slf.get().engine(py)?;
+        if !engine.may_have_plaintext() {
+            return Ok(());
+        }
+        let hint = engine.unread_bytes(py)?.into_py_any(py)?;
         let buffer = Self::call_protocol(slf, intern!(py, "get_buffer"), [hint.as_ptr()])?;
         let Some(buffer) = buffer else { return Ok(()) };
         if !matches!(inner.state.get(), State::Open | State::Flushing) {

@@ -52,7 +52,7 @@ impl TlsTransport {
         let has_backlog = !inner.backlog.borrow().is_empty();
         if can_encrypt && !has_backlog && !inner.writing_paused.get() {
             if !joins || data.len() >= Joining::MAX_HELD_BYTES {
-                let written = Self::encrypt_and_send(slf, Some(data), keep);
+                let written = Self::encrypt_and_send(slf, data, keep);
                 return written.or_else(|error| Self::write_failed(slf, error));
             }
             inner.backlog.borrow_mut().push(keep());
@@ -111,36 +111,48 @@ impl TlsTransport {
         if !may_encrypt || inner.backlog.borrow().is_empty() {
             return Self::send_output(slf);
         }
-        Self::encrypt_and_send(slf, None, || Chunk::Copy(Box::default()))
+        Self::encrypt_backlog(slf)
     }
 
-    /// Encrypts `data`, or else the backlog, and sends it. `keep` makes a chunk of all of `data`,
-    /// for what is not encrypted now.
-    pub(super) fn encrypt_and_send(
+    /// Encrypts `data` and sends it. `keep` makes a chunk of all of it, for what is not encrypted.
+    #[inline]
+    fn encrypt_and_send(
         slf: &Bound<'_, Self>,
-        data: Option<&[u8]>,
+        data: &[u8],
         keep: impl FnOnce() -> Chunk,
     ) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
+        if data.len() > BATCH_BYTES {
+            inner.backlog.borrow_mut().push(keep());
+            return Self::encrypt_backlog(slf);
+        }
         let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
         let engine = slf.get().engine(py)?;
-        if let Some(data) = data {
-            if data.len() <= BATCH_BYTES {
-                engine.lend_output(event_loop.get().take_tls_output(py));
-                let written = slf.get().with_engine(py, |engine| engine.write(py, data))?;
-                if written < data.len() {
-                    let mut backlog = inner.backlog.borrow_mut();
-                    backlog.push(keep());
-                    backlog.consume(written);
-                }
-                let output = engine.take_output(py)?;
-                let sent = Self::send(slf, &output);
-                event_loop.get().give_tls_output_back(py, output);
-                return sent.and_then(|()| Self::tell_flow(slf));
-            }
-            inner.backlog.borrow_mut().push(keep());
+        engine.lend_output(event_loop.get().take_tls_output(py));
+        let written = slf.get().with_engine(py, |engine| engine.write(py, data));
+        if let Ok(written) = written
+            && written < data.len()
+        {
+            // Before what an engine's callback may have written meanwhile.
+            let added = inner.backlog.take();
+            let mut backlog = inner.backlog.borrow_mut();
+            backlog.push(keep());
+            backlog.consume(written);
+            backlog.append(added);
         }
+        let output = engine.take_output(py)?;
+        let sent = Self::send(slf, &output);
+        event_loop.get().give_tls_output_back(py, output);
+        written.and(sent)?;
+        Self::tell_flow(slf)
+    }
+
+    fn encrypt_backlog(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
+        let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
+        let engine = slf.get().engine(py)?;
         let mut room = event_loop.get().take_tls_output(py);
         let mut result = Ok(());
         while result.is_ok() && !inner.writing_paused.get() {
@@ -163,7 +175,7 @@ impl TlsTransport {
 
     /// Encrypts one batch of the backlog. It is out of reach meanwhile, because an engine may run
     /// Python code, which may write.
-    pub(super) fn encrypt_some(py: Python<'_>, inner: &Inner, engine: &Engine) -> PyResult<()> {
+    fn encrypt_some(py: Python<'_>, inner: &Inner, engine: &Engine) -> PyResult<()> {
         let mut backlog = inner.backlog.take();
         let result = Self::encrypt_batch(py, &mut backlog, engine);
         let added = inner.backlog.replace(backlog);
@@ -171,24 +183,20 @@ impl TlsTransport {
         result
     }
 
-    pub(super) fn encrypt_batch(
+    fn encrypt_batch(
         py: Python<'_>,
         backlog: &mut WriteBuffer<Chunk>,
         engine: &Engine,
     ) -> PyResult<()> {
         let mut encrypted_bytes = 0;
-        let mut record = [0; RECORD_BYTES];
         while encrypted_bytes < BATCH_BYTES {
             let Some(first) = backlog.first() else { break };
             let first = &first[..first.len().min(BATCH_BYTES)];
-            // Small writes share a record.
-            let data = if first.len() < RECORD_BYTES && backlog.len_bytes() > first.len() {
-                let count = backlog.copy_to(&mut record);
-                &record[..count]
+            let written = if first.len() < RECORD_BYTES && backlog.len_bytes() > first.len() {
+                Self::encrypt_joined(py, backlog, engine)?
             } else {
-                first
+                engine.write(py, first)?
             };
-            let written = engine.write(py, data)?;
             if written == 0 {
                 break;
             }
@@ -196,6 +204,17 @@ impl TlsTransport {
             encrypted_bytes += written;
         }
         Ok(())
+    }
+
+    /// Small writes share a record.
+    fn encrypt_joined(
+        py: Python<'_>,
+        backlog: &WriteBuffer<Chunk>,
+        engine: &Engine,
+    ) -> PyResult<usize> {
+        let mut record = [0; RECORD_BYTES];
+        let count = backlog.copy_to(&mut record);
+        engine.write(py, &record[..count])
     }
 
     /// Sends what the engine has to say, if the transport below takes it now.
