@@ -12,8 +12,11 @@ CPython's own `test.test_asyncio`, as each Python brings it, run on that Python'
 the other on one machine. Written by `make conformance`; how the suite is run, and what is replaced, is in
 [tests/cpython](../tests/cpython/README.md).
 
-| Python | stock asyncio: passed | failed | velodrome: passed | failed | left out |
-|---|---:|---:|---:|---:|---|
+The last two columns are the tests with TLS in them (`test_ssl`, `test_sslproto`, `test_sendfile`, `test_streams`) once
+more, with Python's `ssl` module in the place of libssl (`VELODROME_TLS=python`).
+
+| Python | stock asyncio: passed | failed | velodrome: passed | failed | left out | `ssl` module: passed | failed |
+|---|---:|---:|---:|---:|---|---:|---:|
 """
 
 MIDDLE = """
@@ -46,7 +49,9 @@ def main():
     for log in logs.glob("*.velodrome"):
         version, passed, failed, excluded = counts(log)
         _, stock_passed, stock_failed, _ = counts(log.with_suffix(".asyncio"))
-        rows.append((version, f"| {version} | {stock_passed} | {stock_failed} | {passed} | {failed} | {excluded} |"))
+        _, module_passed, module_failed, _ = counts(log.with_suffix(".module"))
+        cells = (version, stock_passed, stock_failed, passed, failed, excluded, module_passed, module_failed)
+        rows.append((version, f"| {' | '.join(map(str, cells))} |"))
     lines = [row for _, row in sorted(rows, key=lambda row: order(row[0]))]
     print(HEAD + "\n".join(lines) + MIDDLE, end="")
     listed = Path(__file__).parent.parent / "tests/cpython/excluded.toml"

@@ -17,6 +17,9 @@ for wanted; do
         "$python" tests/cpython/run.py --loop "$loop" | tee "$logs/$name.$loop" ||
             [ "$loop" = asyncio ] || failed+=" $wanted"
     done
+    printf '\n== %s: TLS by the ssl module\n' "$wanted"
+    VELODROME_TLS=python "$python" tests/cpython/run.py \
+        test_ssl test_sslproto test_sendfile test_streams | tee "$logs/$name.module" || failed+=" $wanted"
 done
 "$python" tools/conformance.py "$logs" >docs/conformance.md
 echo "wrote docs/conformance.md"

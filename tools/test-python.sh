@@ -17,6 +17,11 @@ step() {
 step "Python sources" "$python" -m ruff check
 step "pytest" "$python" -m pytest
 step "CPython's test_asyncio" "$python" tests/cpython/run.py
+# Where libssl cannot be called directly, Python's module does the same work.
+step "TLS by the ssl module" env VELODROME_TLS=python \
+    "$python" -m pytest --loop velodrome tests/contract/tls tests/python/test_tls_engine.py
+step "CPython's TLS tests by the ssl module" env VELODROME_TLS=python \
+    "$python" tests/cpython/run.py test_ssl test_sslproto test_sendfile test_streams
 step "stubs against the built module" \
     "$python" -m mypy.stubtest velodrome --mypy-config-file pyproject.toml
 step "types, as a program sees them" "$python" -m mypy --strict tests/typing/sample.py
