@@ -228,7 +228,6 @@ impl TlsTransport {
 
     /// End-of-file. True if the transport below is to stay open for now.
     fn ended(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let py = slf.py();
         let inner = Self::inner_of(slf);
         inner.eof_received.set(true);
         inner.base.debug_log(slf, "%r received EOF")?;
@@ -245,10 +244,9 @@ impl TlsTransport {
                 }
                 Self::do_flush(slf)?;
                 let waits = inner.state.get() == State::Flushing;
-                if waits && inner.timer.borrow().is_none() {
+                if waits {
                     // The peer may read still, but not for ever.
-                    let on_timeout = intern!(py, "_check_shutdown_timeout");
-                    Self::start_timer(slf, SHUTDOWN, on_timeout)?;
+                    Self::limit_shutdown(slf)?;
                 }
                 Ok(waits)
             }
@@ -424,7 +422,6 @@ impl TlsTransport {
     // ---- the end -----------------------------------------------------------------------------
 
     fn start_shutdown(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
         let inner = Self::inner_of(slf);
         match inner.state.get() {
             State::Flushing | State::Shutdown | State::Unwrapped => Ok(()),
@@ -435,11 +432,28 @@ impl TlsTransport {
             State::Open => {
                 inner.closed.set(true);
                 inner.state.set(State::Flushing);
-                let on_timeout = intern!(py, "_check_shutdown_timeout");
-                Self::start_timer(slf, SHUTDOWN, on_timeout)?;
+                Self::limit_shutdown(slf)?;
                 Self::do_flush(slf)
             }
         }
+    }
+
+    /// The user closes it.
+    fn close_now(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if Self::inner_of(slf).state.get() != State::Flushing {
+            return Self::start_shutdown(slf);
+        }
+        // The peer's end was waiting for a reader, who will not come any more.
+        Self::limit_shutdown(slf)?;
+        Self::do_flush(slf)
+    }
+
+    fn limit_shutdown(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if Self::inner_of(slf).timer.borrow().is_some() {
+            return Ok(());
+        }
+        let on_timeout = intern!(slf.py(), "_check_shutdown_timeout");
+        Self::start_timer(slf, SHUTDOWN, on_timeout)
     }
 
     fn do_flush(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -497,6 +511,8 @@ impl TlsTransport {
             return Err(error);
         }
         let because = error.value(py).clone().into_any();
+        // What `write` would have encrypted and sent at once goes out, if it still can.
+        Self::flush_deferred(slf)?;
         let lower = slf.get().lower(py);
         let event_loop = slf.get().event_loop(py);
         lower.force_close(py, Some(because.clone().unbind()))?;

@@ -95,9 +95,10 @@ impl Session {
         result
     }
 
-    /// How much ciphertext libssl has not taken yet.
+    /// How much ciphertext libssl could take. An incomplete record does not count: it can only be
+    /// read when more has come.
     pub fn unread_bytes(&self) -> usize {
-        self.buffers().borrow().unread_bytes()
+        self.buffers().borrow().visible_bytes()
     }
 
     /// Whether a call of [`Session::read`] has something to do.
@@ -121,6 +122,7 @@ impl Session {
 
     /// Decrypts into `buffer`, record after record, until it is full or no whole record is left.
     pub fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> (usize, Outcome) {
+        self.library.forget_errors();
         let mut filled = 0;
         let single_record = self.buffers().borrow().single_record_bytes();
         while filled < buffer.len() && self.is_readable() {
@@ -152,6 +154,7 @@ impl Session {
 
     /// Encrypts `data`, which is not empty, behind the output that waits.
     pub fn write(&self, data: &[u8]) -> Outcome {
+        self.library.forget_errors();
         let len = i32::try_from(data.len()).unwrap_or(i32::MAX);
         // SAFETY: the session is live and nothing of the buffers is borrowed.
         let written =
@@ -162,22 +165,16 @@ impl Session {
         }
     }
 
-    /// Why a call returned nothing. What libssl wants is asked first: `SSL_get_error` also looks at
-    /// errors that others may have left in the thread's queue.
+    /// Why a call returned nothing.
     #[cold]
     fn why_not(&self, returned: i32) -> Outcome {
-        const SSL_READING: i32 = 3;
+        const SSL_ERROR_WANT_READ: i32 = 2;
         const SSL_ERROR_ZERO_RETURN: i32 = 6;
-        let (ssl, library) = (self.ssl.as_ptr(), self.library);
         // SAFETY: the session is live.
-        unsafe {
-            if (library.SSL_want)(ssl) == SSL_READING {
-                Outcome::NeedsData
-            } else if (library.SSL_get_error)(ssl, returned) == SSL_ERROR_ZERO_RETURN {
-                Outcome::Closed
-            } else {
-                Outcome::Failed
-            }
+        match unsafe { (self.library.SSL_get_error)(self.ssl.as_ptr(), returned) } {
+            SSL_ERROR_WANT_READ => Outcome::NeedsData,
+            SSL_ERROR_ZERO_RETURN => Outcome::Closed,
+            _ => Outcome::Failed,
         }
     }
 

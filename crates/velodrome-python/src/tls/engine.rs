@@ -15,7 +15,7 @@ use pyo3::{
 };
 use velodrome::tls::{Outcome, Session};
 
-use super::ssl_module::{SslModule, ssl_module};
+use super::ssl_module::{Lent, SslModule, ssl_module};
 use crate::buffer::{View, bytes_filled_by};
 
 /// How far a handshake or a shutdown has come.
@@ -55,8 +55,11 @@ pub struct Engine {
 }
 
 enum Kind {
-    /// The session is the object's own.
-    Native(Session),
+    /// The session is the object's own, and `holder` keeps it alive.
+    Native {
+        session: Session,
+        holder: Py<PyAny>,
+    },
     Module {
         incoming: Py<PyAny>,
         outgoing: Py<PyAny>,
@@ -83,9 +86,9 @@ impl Engine {
         options.set_item(intern!(py, "server_hostname"), server_hostname)?;
         let bios = (&incoming, &outgoing);
         let object = context.call_method(intern!(py, "wrap_bio"), bios, Some(&options))?;
-        let session = if native { module.session_of(&object)? } else { None };
-        let kind = match session {
-            Some(session) => Kind::Native(session),
+        let lent = if native { module.session_of(&object)? } else { None };
+        let kind = match lent {
+            Some(Lent { session, holder }) => Kind::Native { session, holder },
             None => Kind::Module { incoming, outgoing },
         };
         Ok(Engine { ssl_object: object.unbind(), kind })
@@ -96,7 +99,7 @@ impl Engine {
     }
 
     pub fn is_native(&self) -> bool {
-        matches!(self.kind, Kind::Native(_))
+        matches!(self.kind, Kind::Native { .. })
     }
 
     // ---- the beginning and the end ---------------------------------------------------------
@@ -104,7 +107,7 @@ impl Engine {
     /// The next step of the handshake.
     pub fn handshake(&self, py: Python<'_>) -> PyResult<Progress> {
         let progress = self.step(py, intern!(py, "do_handshake"))?;
-        if let (Progress::Done, Kind::Native(session)) = (progress, &self.kind) {
+        if let (Progress::Done, Kind::Native { session, .. }) = (progress, &self.kind) {
             session.handshake_done();
         }
         Ok(progress)
@@ -112,7 +115,7 @@ impl Engine {
 
     /// The next step of the shutdown.
     pub fn shutdown(&self, py: Python<'_>) -> PyResult<Progress> {
-        if let Kind::Native(session) = &self.kind {
+        if let Kind::Native { session, .. } = &self.kind {
             session.shutting_down();
         }
         self.step(py, intern!(py, "unwrap"))
@@ -131,7 +134,7 @@ impl Engine {
     /// Keeps ciphertext until somebody reads.
     pub fn hold(&self, py: Python<'_>, ciphertext: &[u8]) -> PyResult<()> {
         match &self.kind {
-            Kind::Native(session) => session.hold(ciphertext),
+            Kind::Native { session, .. } => session.hold(ciphertext),
             Kind::Module { incoming, .. } => {
                 incoming.call_method1(py, intern!(py, "write"), (PyBytes::new(py, ciphertext),))?;
             }
@@ -142,7 +145,7 @@ impl Engine {
     /// False if there is no whole record to read.
     pub fn may_have_plaintext(&self) -> bool {
         match &self.kind {
-            Kind::Native(session) => session.is_readable(),
+            Kind::Native { session, .. } => session.is_readable(),
             Kind::Module { .. } => true,
         }
     }
@@ -150,7 +153,7 @@ impl Engine {
     /// How much ciphertext is kept.
     pub fn unread_bytes(&self, py: Python<'_>) -> PyResult<usize> {
         match &self.kind {
-            Kind::Native(session) => Ok(session.unread_bytes()),
+            Kind::Native { session, .. } => Ok(session.unread_bytes()),
             Kind::Module { incoming, .. } => {
                 incoming.getattr(py, intern!(py, "pending"))?.extract(py)
             }
@@ -161,7 +164,7 @@ impl Engine {
     /// is kept. With libssl it runs no Python code.
     pub fn read(&self, py: Python<'_>, ciphertext: &[u8]) -> PyResult<Plaintext> {
         match &self.kind {
-            Kind::Native(session) => {
+            Kind::Native { session, .. } => {
                 session.with_ciphertext(ciphertext, || read_session(py, session))
             }
             Kind::Module { .. } => {
@@ -201,7 +204,7 @@ impl Engine {
             return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
         }
         match &self.kind {
-            Kind::Native(session) => {
+            Kind::Native { session, .. } => {
                 let bytes = view.bytes_mut(py);
                 // SAFETY: bytes may be seen as bytes that need not be initialised, because `read`
                 // writes no others.
@@ -252,7 +255,7 @@ impl Engine {
     /// more.
     pub fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<usize> {
         let object = &self.ssl_object;
-        let Kind::Native(session) = &self.kind else {
+        let Kind::Native { session, .. } = &self.kind else {
             let bytes = PyBytes::new(py, data);
             return match object.call_method1(py, intern!(py, "write"), (bytes,)) {
                 Ok(count) => count.extract(py),
@@ -278,7 +281,7 @@ impl Engine {
 
     pub fn output_bytes(&self, py: Python<'_>) -> PyResult<usize> {
         match &self.kind {
-            Kind::Native(session) => Ok(session.output_bytes()),
+            Kind::Native { session, .. } => Ok(session.output_bytes()),
             Kind::Module { outgoing, .. } => {
                 outgoing.getattr(py, intern!(py, "pending"))?.extract(py)
             }
@@ -287,7 +290,7 @@ impl Engine {
 
     /// Lends empty `room` to the output that is to come.
     pub fn lend_output(&self, room: Vec<u8>) {
-        if let Kind::Native(session) = &self.kind {
+        if let Kind::Native { session, .. } = &self.kind {
             session.lend_output(room);
         }
     }
@@ -295,7 +298,7 @@ impl Engine {
     /// Takes the ciphertext that waits to be sent.
     pub fn take_output(&self, py: Python<'_>) -> PyResult<Vec<u8>> {
         match &self.kind {
-            Kind::Native(session) => Ok(session.take_output()),
+            Kind::Native { session, .. } => Ok(session.take_output()),
             Kind::Module { outgoing, .. } => {
                 let output = outgoing.call_method0(py, intern!(py, "read"))?;
                 Ok(output.bind(py).cast::<PyBytes>()?.as_bytes().to_vec())
@@ -305,11 +308,13 @@ impl Engine {
 
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.ssl_object)?;
-        if let Kind::Module { incoming, outgoing } = &self.kind {
-            visit.call(incoming)?;
-            visit.call(outgoing)?;
+        match &self.kind {
+            Kind::Native { holder, .. } => visit.call(holder),
+            Kind::Module { incoming, outgoing } => {
+                visit.call(incoming)?;
+                visit.call(outgoing)
+            }
         }
-        Ok(())
     }
 }
 

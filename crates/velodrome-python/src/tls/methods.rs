@@ -182,7 +182,7 @@ impl TlsTransport {
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let inner = slf.get().inner(slf.py());
         if !inner.closed.replace(true) {
-            return Self::start_shutdown(slf);
+            return Self::close_now(slf);
         }
         inner.closed_twice.set(true);
         Self::forget_if_over(slf);

@@ -38,6 +38,12 @@ struct Native {
     holder: Py<PyType>,
 }
 
+/// A session, and the object that owns it: an `SSLObject` may lose that at any time.
+pub struct Lent {
+    pub session: Session,
+    pub holder: Py<PyAny>,
+}
+
 /// How `_ssl._SSLSocket` begins in every CPython so far.
 #[repr(C)]
 struct HolderHead {
@@ -113,17 +119,17 @@ impl SslModule {
         options.set_item("server_hostname", "localhost")?;
         let bios = (self.memory_bio.call0(py)?, self.memory_bio.call0(py)?);
         let object = context.call_method("wrap_bio", bios, Some(&options))?;
-        let Some(session) = native.session_of(&object)? else { return Ok(false) };
+        let Some(lent) = native.session_of(&object)? else { return Ok(false) };
         let waits = match object.call_method0("do_handshake") {
             Ok(_) => false,
             Err(error) => error.is_instance(py, self.want_read_error.bind(py)),
         };
-        Ok(waits && session.take_output().starts_with(&[22, 3]))
+        Ok(waits && lent.session.take_output().starts_with(&[22, 3]))
     }
 
-    /// The session beneath an `ssl.SSLObject`, now over buffers of ours; `None` where that is not
-    /// known to do what the object's own methods do. It lives as long as the object.
-    pub fn session_of(&self, object: &Bound<'_, PyAny>) -> PyResult<Option<Session>> {
+    /// The session beneath an `ssl.SSLObject`, now over buffers of ours, and what keeps it alive;
+    /// `None` where that is not known to do what the object's own methods do.
+    pub fn session_of(&self, object: &Bound<'_, PyAny>) -> PyResult<Option<Lent>> {
         let py = object.py();
         let Some(native) = &self.native else { return Ok(None) };
         let class = object.get_type();
@@ -147,7 +153,7 @@ impl SslModule {
 }
 
 impl Native {
-    fn session_of(&self, object: &Bound<'_, PyAny>) -> PyResult<Option<Session>> {
+    fn session_of(&self, object: &Bound<'_, PyAny>) -> PyResult<Option<Lent>> {
         let py = object.py();
         let holder = object.getattr(intern!(py, "_sslobj"))?;
         if !holder.get_type().is(self.holder.bind(py)) {
@@ -168,14 +174,15 @@ impl Native {
             return Ok(None);
         }
         // SAFETY: the third pointer is the context, so the layout is the known one: the second is
-        // the session, and the context begins with its `SSL_CTX`. The holder keeps the session
-        // alive, and the engine keeps the holder's owner.
+        // the session, and the context begins with its `SSL_CTX`. The holder owns the session, and
+        // whoever gets that gets the holder with it.
         unsafe {
             let made_of = (*context.as_ptr().cast::<ContextHead>()).context;
             if !self.library.is_session_of(ssl, made_of, holder.as_ptr().cast()) {
                 return Ok(None);
             }
-            Ok(Session::borrow(self.library, ssl))
+            let session = Session::borrow(self.library, ssl);
+            Ok(session.map(|session| Lent { session, holder: holder.unbind() }))
         }
     }
 }

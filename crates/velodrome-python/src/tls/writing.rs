@@ -257,7 +257,9 @@ impl TlsTransport {
         let inner = Self::inner_of(slf);
         inner.writing_paused.set(false);
         Self::do_write(slf).or_else(|error| Self::write_failed(slf, error))?;
-        if inner.state.get() == State::Flushing && inner.backlog.borrow().is_empty() {
+        // The peer's end, unlike ours, waits for the reader as well.
+        let is_due = inner.closed.get() || !inner.reading_paused.get();
+        if inner.state.get() == State::Flushing && is_due {
             return Self::do_flush(slf);
         }
         Ok(())

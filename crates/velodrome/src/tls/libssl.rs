@@ -72,11 +72,13 @@ macro_rules! functions {
 
 functions! {
     OpenSSL_version_num: unsafe extern "C" fn() -> c_ulong,
+    ERR_peek_error: unsafe extern "C" fn() -> c_ulong,
+    ERR_clear_error: unsafe extern "C" fn(),
+    SSL_get_rbio: unsafe extern "C" fn(*const Ssl) -> *mut Bio,
     SSL_set_bio: unsafe extern "C" fn(*mut Ssl, *mut Bio, *mut Bio),
     SSL_read: unsafe extern "C" fn(*mut Ssl, *mut c_void, c_int) -> c_int,
     SSL_write: unsafe extern "C" fn(*mut Ssl, *const c_void, c_int) -> c_int,
     SSL_pending: unsafe extern "C" fn(*const Ssl) -> c_int,
-    SSL_want: unsafe extern "C" fn(*const Ssl) -> c_int,
     SSL_get_error: unsafe extern "C" fn(*const Ssl, c_int) -> c_int,
     SSL_get_SSL_CTX: unsafe extern "C" fn(*const Ssl) -> *mut SslContext,
     SSL_get_ex_data: unsafe extern "C" fn(*const Ssl, c_int) -> *mut c_void,
@@ -86,6 +88,7 @@ functions! {
     BIO_meth_set_write: unsafe extern "C" fn(*mut BioMethod, BioWrite) -> c_int,
     BIO_meth_set_ctrl: unsafe extern "C" fn(*mut BioMethod, BioControl) -> c_int,
     BIO_meth_set_destroy: unsafe extern "C" fn(*mut BioMethod, BioDestroy) -> c_int,
+    BIO_method_type: unsafe extern "C" fn(*const Bio) -> c_int,
     BIO_new: unsafe extern "C" fn(*const BioMethod) -> *mut Bio,
     BIO_set_data: unsafe extern "C" fn(*mut Bio, *mut c_void),
     BIO_get_data: unsafe extern "C" fn(*mut Bio) -> *mut c_void,
@@ -142,7 +145,8 @@ impl LibSsl {
         Some(library)
     }
 
-    /// Whether `ssl` is a session made of `context` that knows its owner, as Python's are.
+    /// Whether `ssl` is a session made of `context` that knows its owner, as Python's are, and is
+    /// over memory BIOs still: it is not lent to anybody.
     ///
     /// # Safety
     /// `ssl` is a live session of this library.
@@ -152,10 +156,26 @@ impl LibSsl {
         context: *const SslContext,
         owner: *const c_void,
     ) -> bool {
+        const BIO_TYPE_MEM: c_int = 1 | 0x0400;
         // SAFETY: the caller's duty. `SSL_set_app_data` puts its pointer at index 0.
         unsafe {
+            let bio = (self.SSL_get_rbio)(ssl.as_ptr());
             (self.SSL_get_SSL_CTX)(ssl.as_ptr()).cast_const() == context
                 && (self.SSL_get_ex_data)(ssl.as_ptr(), 0).cast_const() == owner
+                && !bio.is_null()
+                && (self.BIO_method_type)(bio) == BIO_TYPE_MEM
+        }
+    }
+
+    /// Empties the thread's queue of errors, which has to be empty before a call whose failure is
+    /// to be understood: others may have left something there.
+    #[inline]
+    pub(super) fn forget_errors(&self) {
+        // SAFETY: plain calls, for the calling thread.
+        unsafe {
+            if (self.ERR_peek_error)() != 0 {
+                (self.ERR_clear_error)();
+            }
         }
     }
 
