@@ -188,6 +188,7 @@ class TlsMethods:
             if received:
                 tls._feed(received)
                 received.clear()
+        tls._take_over(transport)
         transport.set_protocol(tls)
         made = self.call_soon(tls.connection_made, transport)
         resumed = self.call_soon(transport.resume_reading)

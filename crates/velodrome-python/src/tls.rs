@@ -195,11 +195,6 @@ impl TlsTransport {
         if let Some(context) = lower.context(py) {
             drop(inner.base.context.replace(Some(context)));
         }
-        if lower.has_paused_protocol(py)? {
-            // It has told the protocol above, whose transport it was; from now on we tell.
-            inner.writing_paused.set(true);
-            inner.flow.take_over_pause();
-        }
         drop(inner.lower.replace(lower));
         if inner.closed.get() {
             return Self::abort_because(slf, None);
@@ -213,6 +208,19 @@ impl TlsTransport {
         let on_timeout = intern!(py, "_check_handshake_timeout");
         Self::start_timer(slf, HANDSHAKE, on_timeout)?;
         Self::do_handshake(slf)
+    }
+
+    /// `transport` is the protocol's until now. If it has told it to pause, we are to tell it to
+    /// resume.
+    fn take_over(slf: &Bound<'_, Self>, transport: &Bound<'_, PyAny>) -> PyResult<()> {
+        let inner = Self::inner_of(slf);
+        if let Some(paused) = transport.getattr_opt(intern!(slf.py(), "_protocol_paused"))?
+            && paused.is_truthy()?
+        {
+            inner.writing_paused.set(true);
+            inner.flow.take_over_pause();
+        }
+        Ok(())
     }
 
     /// Does what the state is about: something has come, or may be read again.
@@ -237,11 +245,12 @@ impl TlsTransport {
                 let error = PyConnectionResetError::new_err(());
                 Self::handshake_failed(slf, error).map(|()| false)
             }
-            State::Open => {
+            State::Open if inner.reading_paused.get() => {
                 inner.state.set(State::Flushing);
-                if inner.reading_paused.get() {
-                    return Ok(true);
-                }
+                Ok(true)
+            }
+            State::Open | State::Flushing => {
+                inner.state.set(State::Flushing);
                 Self::do_flush(slf)?;
                 let waits = inner.state.get() == State::Flushing;
                 if waits {
@@ -249,14 +258,6 @@ impl TlsTransport {
                     Self::limit_shutdown(slf)?;
                 }
                 Ok(waits)
-            }
-            State::Flushing => {
-                Self::do_write(slf)?;
-                if inner.state.get() == State::Flushing {
-                    inner.state.set(State::Shutdown);
-                    Self::do_shutdown(slf)?;
-                }
-                Ok(false)
             }
             State::Shutdown => Self::do_shutdown(slf).map(|()| false),
         }

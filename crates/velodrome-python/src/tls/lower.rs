@@ -55,15 +55,6 @@ impl Lower {
         }
     }
 
-    /// Whether it has told its protocol to pause writing.
-    pub fn has_paused_protocol(&self, py: Python<'_>) -> PyResult<bool> {
-        let Some(object) = self.object(py) else { return Ok(false) };
-        match object.getattr_opt(intern!(py, "_protocol_paused"))? {
-            Some(paused) => paused.is_truthy(),
-            None => Ok(false),
-        }
-    }
-
     #[inline]
     pub fn write(&self, py: Python<'_>, ciphertext: &[u8]) -> PyResult<()> {
         match self {

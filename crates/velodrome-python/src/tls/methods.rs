@@ -140,6 +140,11 @@ impl TlsTransport {
         Self::proceed(slf)
     }
 
+    /// Take the protocol over from the transport below, whose protocol is to be this transport.
+    fn _take_over(slf: &Bound<'_, Self>, transport: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::take_over(slf, transport)
+    }
+
     /// Keep ciphertext that somebody else has received before the handshake.
     fn _feed(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let view = View::readable(data)?;
