@@ -8,6 +8,15 @@ import sys
 
 NAMES = ("asyncio", "uvloop", "velodrome")
 
+# Not loops but servers without Python, measured like one: what the workload costs at the least. Each has some of the
+# servers of servers.py; loadgen/src/bin/rustls-server.rs is this one.
+FLOORS = {"rustls": {"tls-protocol", "tls-receive"}}
+
+
+def is_floor(label):
+    """Whether run.py's name for a column means one of FLOORS."""
+    return label.partition("#")[0] in FLOORS
+
 
 def new_event_loop(name):
     """Return a fresh loop of the package `name`."""

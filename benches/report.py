@@ -3,6 +3,8 @@
 import statistics
 from dataclasses import dataclass
 
+from loops import is_floor
+
 # What the tables compare: the field of a measurement, and how its unit is written.
 UNITS = {"cpu_us": "µs/op", "kib_per_connection": "KiB/connection"}
 
@@ -30,7 +32,7 @@ class Spread:
 class Row:
     workload: str
     cost: str  # what `spent` counts, a key of UNITS
-    spent: dict  # loop -> Spread, or None if nothing could be measured
+    spent: dict  # loop -> Spread, or None if every measurement failed; without those that do not have the workload
     throughput: dict  # likewise, in operations per second
     latency_p50_us: dict  # likewise; None where there is no peer that could tell
     latency_p99_us: dict
@@ -40,10 +42,14 @@ class Row:
 
 
 def subject_and_baseline(labels):
-    """The loop whose ratio the table shows, and the one it is measured against (None if there is only one loop)."""
-    ours = [label for label in labels if label.startswith("velodrome")]
-    subject = ours[-1] if ours else labels[-1]
-    others = [label for label in labels if label != subject]
+    """The loop whose ratio the table shows, and the one it is measured against (None if there is only one loop).
+
+    A floor is neither, unless there is nothing else.
+    """
+    candidates = [label for label in labels if not is_floor(label)] or labels
+    ours = [label for label in candidates if label.startswith("velodrome")]
+    subject = ours[-1] if ours else candidates[-1]
+    others = [label for label in candidates if label != subject] or [label for label in labels if label != subject]
     if not others:
         return subject, None
     return subject, "uvloop" if "uvloop" in others else others[0]
@@ -59,11 +65,12 @@ def rows(measurements, labels):
 
 def row(workload, measurements, labels):
     good = [measurement for measurement in measurements if "error" not in measurement]
+    measured = [label for label in labels if any(m["loop"] == label for m in measurements)]
 
     def spreads(field):
         return {
             label: Spread.of(m[field] for m in good if m["loop"] == label and m.get(field) is not None)
-            for label in labels
+            for label in measured
         }
 
     cost = measurements[0]["cost"]
@@ -87,7 +94,7 @@ def row(workload, measurements, labels):
         spreads("latency_p99_us"),
         ratio,
         errors,
-        verdict({other: ratio_to(other) for other in labels if other != subject}, errors),
+        verdict({other: ratio_to(other) for other in labels if other != subject and not is_floor(other)}, errors),
     )
 
 
@@ -124,7 +131,7 @@ def cost_table(rows, labels):
         head += [f"{subject}/{baseline}", "[min..max]"]
     body = []
     for row in rows:
-        cells = [row.workload, *(cost_cell(row.spent[label]) for label in labels)]
+        cells = [row.workload, *(cost_cell(row.spent[label]) if label in row.spent else "-" for label in labels)]
         if baseline:
             cells += ratio_cells(row.ratio)
         body.append([*cells, row.verdict])
@@ -137,8 +144,8 @@ def throughput_table(rows, labels):
     body = [
         [
             row.workload,
-            *(f"{spread.median:,.0f}" if (spread := row.throughput[label]) else "-" for label in labels),
-            *(latency_cell(row.latency_p50_us[label], row.latency_p99_us[label]) for label in labels),
+            *(f"{spread.median:,.0f}" if (spread := row.throughput.get(label)) else "-" for label in labels),
+            *(latency_cell(row.latency_p50_us.get(label), row.latency_p99_us.get(label)) for label in labels),
         ]
         for row in rows
     ]

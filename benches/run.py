@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ import workloads
 HERE = Path(__file__).resolve().parent
 CRATE = HERE / "loadgen"
 LOADGEN = CRATE / "target" / "release" / "loadgen"
+FLOOR_SERVER = CRATE / "target" / "release" / "rustls-server"
 
 # A measurement is called disturbed when others used more than this share of one of its cores meanwhile.
 DISTURBED = 0.05
@@ -72,16 +74,59 @@ class LoopUnderTest:
         # Warnings are silenced because any other output on standard error fails the measurement.
         return [self.python, "-W", "ignore", str(HERE / script), self.name, *arguments]
 
+    def server_command(self, workload, scratch):
+        return self.command("servers.py", workload.server, scratch)
+
+    def takes(self, workload):
+        return True
+
+    def versions(self):
+        """Ask the loop's interpreter, which also shows that the package can be imported."""
+        answer = subprocess.run(self.command("loops.py"), capture_output=True, text=True)
+        if answer.returncode:
+            reason = answer.stderr.strip().splitlines()[-1:] or ["no reason given"]
+            sys.exit(
+                f"run.py: {self.name} does not work in {self.python}: {reason[0]}\n"
+                f"uvloop: pip install -r benches/requirements.txt. velodrome: make bench builds it."
+                f" Or choose others with --loops."
+            )
+        return json.loads(answer.stdout)
+
+
+@dataclass(frozen=True)
+class FloorUnderTest:
+    """A server without Python in the place of a loop."""
+
+    label: str
+    name: str  # a key of loops.FLOORS
+
+    def server_command(self, workload, scratch):
+        return [FLOOR_SERVER, workload.server, scratch]
+
+    def takes(self, workload):
+        networked = not isinstance(workload, micro.MicroWorkload)
+        return networked and workload.server in loops.FLOORS[self.name]
+
+    def versions(self):
+        locked = tomllib.loads((CRATE / "Cargo.lock").read_text())["package"]
+        (version,) = (package["version"] for package in locked if package["name"] == self.name)
+        return {"loop": version}
+
 
 def parse_loops(text):
     """`NAME[@PYTHON],...`. A name given twice is measured twice, which shows the noise, or two builds."""
     found = []
     for item in text.split(","):
         name, _, python = item.partition("@")
-        if name not in loops.NAMES:
-            raise argparse.ArgumentTypeError(f"no such loop: {name}; there are {', '.join(loops.NAMES)}")
         earlier = sum(loop.name == name for loop in found)
-        found.append(LoopUnderTest(f"{name}#{earlier + 1}" if earlier else name, name, python or sys.executable))
+        label = f"{name}#{earlier + 1}" if earlier else name
+        if name in loops.FLOORS and not python:
+            found.append(FloorUnderTest(label, name))
+        elif name in loops.NAMES:
+            found.append(LoopUnderTest(label, name, python or sys.executable))
+        else:
+            known = ", ".join([*loops.NAMES, *loops.FLOORS])
+            raise argparse.ArgumentTypeError(f"no such loop: {item}; there are {known}")
     return found
 
 
@@ -91,7 +136,7 @@ def parse_arguments():
         epilog="Give a loop twice (uvloop,uvloop) to see the noise, or from another virtual environment"
         " (velodrome@/path/to/python,velodrome) to compare two builds.",
     )
-    parser.add_argument("--quick", action="store_true", help="short windows and three rounds: about four minutes")
+    parser.add_argument("--quick", action="store_true", help="short windows and three rounds: about six minutes")
     parser.add_argument("--rounds", type=int, help=f"default {FULL.rounds}, quick {QUICK.rounds}")
     parser.add_argument("--loops", type=parse_loops, default=",".join(loops.NAMES), metavar="NAME[@PYTHON],...")
     parser.add_argument("--only", type=re.compile, metavar="REGEX", help="workloads whose name it finds")
@@ -108,7 +153,8 @@ def parse_arguments():
         parser.error("--cores takes two numbers, such as 0,1")
     if missing := {options.server_core, options.load_core} - os.sched_getaffinity(0):
         parser.error(f"this process may not use core {missing.pop()}; see --cores (twice the same is possible)")
-    options.selected = [w for w in workloads.ALL if not options.only or options.only.search(w.name)]
+    found = [w for w in workloads.ALL if not options.only or options.only.search(w.name)]
+    options.selected = [w for w in found if any(loop.takes(w) for loop in options.loops)]
     if not options.selected:
         parser.error("--only selects no workload; see --list")
     return options
@@ -157,7 +203,7 @@ class Bench:
 
     def network(self, workload, loop):
         """Start the server, let the load generator have at it, end the server."""
-        command = loop.command("servers.py", workload.server, self.scratch)
+        command = loop.server_command(workload, self.scratch)
         server, complaints = self.start(command, self.server_core)
         try:
             address = self.address(server, complaints)
@@ -301,7 +347,7 @@ def main():
     plan = QUICK if options.quick else FULL
     if options.rounds:
         plan = Plan(options.rounds, plan.warm_up, plan.window, plan.micro)
-    versions = {loop.label: version_of(loop) for loop in options.loops}
+    versions = {loop.label: loop.versions() for loop in options.loops}
     build_loadgen()
     os.sched_setaffinity(0, {options.load_core})  # this process too stays off the measured core
 
@@ -349,7 +395,7 @@ def all_rounds(bench, selected, loops_under_test, rounds):
         order = loops_under_test[turn:] + loops_under_test[:turn]
         for workload in selected:
             found = {}
-            for position, loop in enumerate(order):
+            for position, loop in enumerate(loop for loop in order if loop.takes(workload)):
                 result = bench.measure(workload, loop)
                 found[loop.label] = result
                 yield {
@@ -366,21 +412,9 @@ def all_rounds(bench, selected, loops_under_test, rounds):
                 if "error" not in found[loop.label]
                 else f"{loop.label} FAILED"
                 for loop in loops_under_test
+                if loop.label in found
             )
             progress(f"round {number + 1}/{rounds}  {workload.name:<26} {numbers}  {report.UNITS[workload.cost]}")
-
-
-def version_of(loop):
-    """Ask the loop's interpreter, which also shows that the package can be imported."""
-    answer = subprocess.run(loop.command("loops.py"), capture_output=True, text=True)
-    if answer.returncode:
-        reason = answer.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        sys.exit(
-            f"run.py: {loop.name} does not work in {loop.python}: {reason[0]}\n"
-            f"uvloop: pip install -r benches/requirements.txt. velodrome: make bench builds it."
-            f" Or choose others with --loops."
-        )
-    return json.loads(answer.stdout)
 
 
 def build_loadgen():
@@ -441,7 +475,8 @@ def progress(text):
 
 def description(header):
     versions = ", ".join(
-        f"{label} {found['loop']} (Python {found['python']})" for label, found in header["loops"].items()
+        f"{label} {found['loop']}" + (f" (Python {found['python']})" if "python" in found else "")
+        for label, found in header["loops"].items()
     )
     plan, host = header["plan"], header["machine"]
     return [

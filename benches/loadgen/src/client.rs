@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use loadgen::sys::{self, Epoll, Interest};
+use loadgen::tls::{self, TlsStream};
+use rustls::{ClientConfig, Connection, HandshakeKind};
 
 use crate::exchange::Exchange;
-use crate::sys::{self, Epoll, Interest};
-use crate::tls::{self, TlsStream};
 
 pub enum Address {
     Tcp(SocketAddr),
@@ -24,11 +24,16 @@ pub enum Address {
 /// `flush` fails with `WouldBlock` while bytes that `write` took wait for room in the socket.
 pub trait Stream: Read + Write + AsRawFd {
     /// What makes it a TLS connection, if it is one.
-    fn session(&mut self) -> Option<&mut ClientConnection> {
+    fn session(&mut self) -> Option<&mut Connection> {
         None
     }
 }
 impl Stream for TcpStream {}
+impl Stream for TlsStream {
+    fn session(&mut self) -> Option<&mut Connection> {
+        Some(&mut self.session)
+    }
+}
 impl Stream for UnixStream {}
 impl Stream for Datagrams {}
 
@@ -342,7 +347,7 @@ fn open(address: &Address, tls: &Arc<ClientConfig>) -> io::Result<Box<dyn Stream
     // Connecting blocks, which on this machine's own loopback is shorter than a turn of the poller.
     Ok(match address {
         Address::Tcp(address) => Box::new(open_tcp(address)?),
-        Address::Tls(address) => Box::new(TlsStream::start(open_tcp(address)?, tls.clone())?),
+        Address::Tls(address) => Box::new(TlsStream::connect(open_tcp(address)?, tls.clone())?),
         Address::Udp(address) => {
             let socket = UdpSocket::bind((address.ip(), 0))?;
             socket.connect(address)?;

@@ -9,17 +9,15 @@ mod client;
 mod exchange;
 mod options;
 mod report;
-mod sys;
-mod tls;
 
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use client::Client;
+use loadgen::sys::{self, CpuClock, Epoll, EventBuffer};
 use options::{Options, Purpose};
 use report::{Footprint, Report, Tally};
-use sys::{CpuClock, Epoll, EventBuffer};
 
 /// A server that completes nothing for this long is broken, not slow.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
@@ -111,7 +109,7 @@ impl<'a> Load<'a> {
     fn new(epoll: &'a Epoll) -> Self {
         Self {
             epoll,
-            ready: EventBuffer::new(),
+            ready: EventBuffer::default(),
             scratch: vec![0; 256 * 1024],
             last_completion: Instant::now(),
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 #[derive(Clone, Copy)]
 pub enum Interest {
     Read,
+    Write,
     ReadAndWrite,
 }
 
@@ -17,8 +18,8 @@ pub struct Epoll(OwnedFd);
 
 pub struct EventBuffer([libc::epoll_event; 128]);
 
-impl EventBuffer {
-    pub fn new() -> Self {
+impl Default for EventBuffer {
+    fn default() -> Self {
         Self([libc::epoll_event { events: 0, u64: 0 }; 128])
     }
 }
@@ -48,6 +49,7 @@ impl Epoll {
     ) -> io::Result<()> {
         let events = match interest {
             Interest::Read => libc::EPOLLIN,
+            Interest::Write => libc::EPOLLOUT,
             Interest::ReadAndWrite => libc::EPOLLIN | libc::EPOLLOUT,
         };
         let mut event = libc::epoll_event { events: events as u32, u64: index as u64 };

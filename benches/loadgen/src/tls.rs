@@ -1,6 +1,6 @@
 //! TLS 1.3 over a non-blocking socket, as a stream of plain bytes that the rest need not tell from any other.
 //!
-//! Any certificate will do: what is measured is the server, and a benchmark has nobody to impersonate.
+//! To the client any certificate will do: what is measured is the server, and a benchmark has nobody to impersonate.
 //! The rest of a handshake is checked as always, signatures included.
 
 use std::io::{self, Read, Write};
@@ -11,32 +11,47 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::Resumption;
 use rustls::crypto::{ring, verify_tls13_signature, CryptoProvider};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    version, ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme,
+    version, ClientConfig, ClientConnection, Connection, DigitallySignedStruct, Error,
+    ServerConfig, ServerConnection, SignatureScheme,
 };
-
-use crate::client::Stream;
 
 /// On the wire, rounded up.
 const LARGEST_RECORD: usize = 20 * 1024;
 
 pub struct TlsStream {
+    pub session: Connection,
     socket: TcpStream,
-    session: ClientConnection,
     peer_said_goodbye: bool,
 }
 
 impl TlsStream {
-    /// Sends the first message of the handshake; reading does the rest of it.
-    pub fn start(socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<Self> {
+    /// The client's side. Sends the first message of the handshake; reading does the rest of it.
+    pub fn connect(socket: TcpStream, config: Arc<ClientConfig>) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").expect("a valid name");
-        let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
-        // A message is encrypted whole: whatever the socket has no room for waits as ciphertext, see `write`.
-        session.set_buffer_limit(None);
-        let mut stream = Self { socket, session, peer_said_goodbye: false };
+        let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        let mut stream = Self::new(socket, session.into());
         stream.flush()?;
         Ok(stream)
+    }
+
+    /// The server's side. Reading does the handshake.
+    pub fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let session = ServerConnection::new(config).map_err(io::Error::other)?;
+        Ok(Self::new(socket, session.into()))
+    }
+
+    fn new(socket: TcpStream, mut session: Connection) -> Self {
+        // A message is encrypted whole: whatever the socket has no room for waits as ciphertext, see `write`.
+        session.set_buffer_limit(None);
+        Self { session, socket, peer_said_goodbye: false }
+    }
+
+    /// Whether close_notify came; what `read` returns then waits for the end of the socket.
+    pub fn peer_said_goodbye(&self) -> bool {
+        self.peer_said_goodbye
     }
 
     fn flush_if_possible(&mut self) -> io::Result<()> {
@@ -44,12 +59,6 @@ impl TlsStream {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-impl Stream for TlsStream {
-    fn session(&mut self) -> Option<&mut ClientConnection> {
-        Some(&mut self.session)
     }
 }
 
@@ -63,7 +72,7 @@ impl Read for TlsStream {
         let (plain, wire) = buffer.split_at_mut((buffer.len() + LARGEST_RECORD) / 2);
         let count = self.socket.read(wire)?;
         if count == 0 && !self.peer_said_goodbye {
-            return Err(io::Error::other("the server closed the connection without close_notify"));
+            return Err(io::Error::other("the connection was closed without close_notify"));
         }
         if count == 0 {
             return Ok(0);
@@ -122,6 +131,18 @@ pub fn client_config(resume: bool) -> Arc<ClientConfig> {
     config.resumption =
         if resume { Resumption::in_memory_sessions(1) } else { Resumption::disabled() };
     Arc::new(config)
+}
+
+/// With the certificate and the key in `pem`, and tickets that need no memory on the server, as OpenSSL gives them.
+pub fn server_config(pem: &[u8]) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error>> {
+    let certificate = CertificateDer::from_pem_slice(pem)?;
+    let key = PrivateKeyDer::from_pem_slice(pem)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    config.ticketer = ring::Ticketer::new()?;
+    Ok(Arc::new(config))
 }
 
 #[derive(Debug)]

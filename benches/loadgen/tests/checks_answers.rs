@@ -7,10 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{version, ServerConfig, ServerConnection};
+use loadgen::tls;
+use rustls::{ServerConfig, ServerConnection};
 
 /// Runs the generator against a server that treats its one connection as `serve` does.
 fn run(arguments: &[&str], serve: impl FnOnce(TcpStream) + Send + 'static) -> Output {
@@ -46,16 +44,7 @@ fn server_config() -> Arc<ServerConfig> {
 }
 
 fn new_server_config() -> Arc<ServerConfig> {
-    let pem = new_certificate();
-    let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&pem).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    Arc::new(config)
+    tls::server_config(&new_certificate()).unwrap()
 }
 
 /// A key and a certificate made with it, for this run only.
