@@ -2,11 +2,15 @@
 
 import asyncio
 import importlib
+import importlib.metadata
 import json
 import platform
 import sys
 
 NAMES = ("asyncio", "uvloop", "velodrome")
+
+# Measured when asked for by name; requirements-peers.txt installs them.
+PEERS = ("aiofastnet", "blazio", "rloop", "rsloop", "zloop", "zuvloop")
 
 # Not loops but servers without Python, measured like one: what the workload costs at the least. Each has some of the
 # servers of servers.py; loadgen/src/bin/rustls-server.rs is this one.
@@ -20,8 +24,11 @@ def is_floor(label):
 
 def new_event_loop(name):
     """Return a fresh loop of the package `name`."""
-    if name not in NAMES:
-        raise ValueError(f"no such loop: {name}; there are {', '.join(NAMES)}")
+    if name not in NAMES + PEERS:
+        raise ValueError(f"no such loop: {name}; there are {', '.join(NAMES + PEERS)}")
+    if name == "aiofastnet":
+        # Transports and TLS for another loop, whose methods it replaces.
+        return importlib.import_module(name).patch_loop(importlib.import_module("uvloop").new_event_loop())
     return importlib.import_module(name).new_event_loop()
 
 
@@ -29,7 +36,9 @@ def version(name):
     """The version of the package `name`; asyncio's is Python's own."""
     if name == "asyncio":
         return platform.python_version()
-    return importlib.import_module(name).__version__
+    if name == "aiofastnet":
+        return f"{importlib.metadata.version(name)} over uvloop {importlib.metadata.version('uvloop')}"
+    return importlib.metadata.version(name)
 
 
 def run_forever(name, setup):

@@ -87,8 +87,8 @@ class LoopUnderTest:
             reason = answer.stderr.strip().splitlines()[-1:] or ["no reason given"]
             sys.exit(
                 f"run.py: {self.name} does not work in {self.python}: {reason[0]}\n"
-                f"uvloop: pip install -r benches/requirements.txt. velodrome: make bench builds it."
-                f" Or choose others with --loops."
+                f"uvloop: pip install -r benches/requirements.txt; the same with requirements-peers.txt for others."
+                f" velodrome: make bench builds it. Or choose with --loops."
             )
         return json.loads(answer.stdout)
 
@@ -122,10 +122,10 @@ def parse_loops(text):
         label = f"{name}#{earlier + 1}" if earlier else name
         if name in loops.FLOORS and not python:
             found.append(FloorUnderTest(label, name))
-        elif name in loops.NAMES:
+        elif name in loops.NAMES + loops.PEERS:
             found.append(LoopUnderTest(label, name, python or sys.executable))
         else:
-            known = ", ".join([*loops.NAMES, *loops.FLOORS])
+            known = ", ".join([*loops.NAMES, *loops.PEERS, *loops.FLOORS])
             raise argparse.ArgumentTypeError(f"no such loop: {item}; there are {known}")
     return found
 

@@ -208,6 +208,10 @@ class LoopNames(unittest.TestCase):
         self.assertEqual([loop.label for loop in found], ["uvloop", "velodrome", "velodrome#2"])
         self.assertEqual([loop.python for loop in found], [sys.executable, "/other/python", sys.executable])
 
+    def test_peer_is_known_by_its_name(self):
+        (found,) = run.parse_loops("blazio@/peers/python")
+        self.assertEqual((found.label, found.python), ("blazio", "/peers/python"))
+
     def test_unknown_loop_is_refused(self):
         with self.assertRaises(argparse.ArgumentTypeError):
             run.parse_loops("asyncio,trio")
