@@ -122,7 +122,7 @@ async def echo_stream(reader, writer):
             writer.write(data)
             await writer.drain()
     except ConnectionError:
-        pass  # the load generator leaves in the middle of an exchange
+        pass  # the load generator has waited long enough for an answer
     finally:
         writer.close()
 

@@ -96,6 +96,8 @@ pub struct Client<'a> {
     unacknowledged: usize,
     started: Instant,
     waits_for_room: bool,
+    /// This operation is the last.
+    is_leaving: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -108,6 +110,8 @@ enum Stage {
     Uploading,
     /// For ever.
     Resting,
+    /// Nothing more is done with this connection.
+    Left,
 }
 
 /// What a client got done.
@@ -138,6 +142,7 @@ impl<'a> Client<'a> {
             unacknowledged: first_sequence(index),
             started,
             waits_for_room: false,
+            is_leaving: false,
         };
         client.begin()?;
         Ok(client)
@@ -152,6 +157,7 @@ impl<'a> Client<'a> {
             Stage::Handshaking => self.shake_hands(scratch)?,
             Stage::Exchanging => self.receive(scratch)? && !self.close()?,
             Stage::Closing => self.closed_by_server(scratch)?,
+            Stage::Left => false,
             Stage::Resting => self.hear_nothing(scratch).map(|()| false)?,
             Stage::Uploading => {
                 return Ok(Progress { operations: self.upload(scratch)?, latency: None })
@@ -166,6 +172,11 @@ impl<'a> Client<'a> {
         self.sent = 0;
         self.received = 0;
         self.started = now;
+        if self.is_leaving {
+            self.stage = Stage::Left;
+            self.epoll.remove(self.stream.as_raw_fd())?;
+            return Ok(Progress { operations: 1, latency: Some(latency) });
+        }
         if self.stage == Stage::Closing {
             // The server closed first; resetting spares both sides TIME_WAIT and with it the ephemeral ports.
             sys::reset_on_close(self.stream.as_raw_fd())?;
@@ -179,6 +190,19 @@ impl<'a> Client<'a> {
         Ok(Progress { operations: 1, latency: Some(latency) })
     }
 
+    /// Makes the operation under way the last; over TLS an orderly close follows.
+    pub fn leave(&mut self) {
+        self.is_leaving = true;
+        if self.stage == Stage::Uploading {
+            // There is no good moment, and a server that only receives takes it well.
+            self.stage = Stage::Left;
+        }
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.stage == Stage::Left
+    }
+
     /// Begins an operation, as far as a new connection's handshake allows.
     fn begin(&mut self) -> io::Result<()> {
         let is_handshaking = self.stream.session().is_some_and(|session| session.is_handshaking());
@@ -189,7 +213,7 @@ impl<'a> Client<'a> {
             _ => Stage::Exchanging,
         };
         match self.stage {
-            Stage::Handshaking | Stage::Closing | Stage::Resting => Ok(()),
+            Stage::Handshaking | Stage::Closing | Stage::Resting | Stage::Left => Ok(()),
             Stage::Exchanging => self.send(),
             Stage::Uploading => self.wait_for(Interest::ReadAndWrite),
         }
@@ -223,10 +247,10 @@ impl<'a> Client<'a> {
 
     /// Ends the connection after its exchange, if it is to end: true if the server's end is now awaited.
     fn close(&mut self) -> io::Result<bool> {
-        if matches!(self.work.afterwards, Afterwards::NextExchange | Afterwards::Rest) {
+        let is_kept = matches!(self.work.afterwards, Afterwards::NextExchange | Afterwards::Rest);
+        let Some(session) = self.stream.session().filter(|_| !is_kept || self.is_leaving) else {
             return Ok(false);
-        }
-        let session = self.stream.session().expect("only TLS connections are closed like this");
+        };
         session.send_close_notify();
         self.stage = Stage::Closing;
         self.stream.flush()?;

@@ -28,6 +28,9 @@ const IDLE_WARM_UP: usize = 50;
 /// How long a server may go on doing what its last answer left to do.
 const SETTLING: Duration = Duration::from_millis(100);
 
+/// How long the last operations may take, which are not measured any more.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
+
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args_os().skip(1)) {
         Ok(options) => options,
@@ -82,6 +85,7 @@ fn generate_load(
         (Some(clock), Some(before)) => Some(clock.now()? - before),
         _ => None,
     };
+    load.finish(&mut clients)?;
     Ok(Report { tally, elapsed, server_cpu, own_cpu })
 }
 
@@ -147,6 +151,16 @@ impl<'a> Load<'a> {
             }
             self.turn(end - now, clients, tally)?;
         }
+    }
+
+    /// Lets every client end its operation, so that a server that reports broken connections has none to report.
+    fn finish(&mut self, clients: &mut [Client]) -> Result<(), Box<dyn Error>> {
+        clients.iter_mut().for_each(Client::leave);
+        let deadline = Instant::now() + FAREWELL_LIMIT;
+        while Instant::now() < deadline && !clients.iter().all(Client::has_left) {
+            self.turn(FAREWELL_LIMIT, clients, &mut Tally::default())?;
+        }
+        Ok(())
     }
 
     /// Waits once, no longer than `longest`, and lets the clients do what they can.

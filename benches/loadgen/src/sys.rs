@@ -40,6 +40,10 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, descriptor, index, interest)
     }
 
+    pub fn remove(&self, descriptor: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, descriptor, 0, Interest::Read)
+    }
+
     fn control(
         &self,
         operation: i32,

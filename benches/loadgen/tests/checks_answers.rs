@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
-use std::sync::{Arc, OnceLock};
+use std::sync::{mpsc, Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -68,6 +68,12 @@ fn echo(mut stream: impl Read + Write, spoil: impl Fn(usize, &mut [u8])) {
             return;
         }
     }
+}
+
+fn echo_and_goodbye(mut stream: TlsStream) {
+    echo(&mut stream, |_, _| {});
+    stream.conn.send_close_notify();
+    let _ = stream.flush(); // nobody listens any more if the generator has found a fault
 }
 
 #[test]
@@ -137,7 +143,7 @@ fn bytes_before_the_close_fail() {
 
 #[test]
 fn faithful_echo_over_tls_is_counted() {
-    let output = run_tls(&["--echo", "1000"], |stream| echo(stream, |_, _| {}));
+    let output = run_tls(&["--echo", "1000"], echo_and_goodbye);
     let line = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(!line.starts_with(r#"{"operations": 0"#), "{line}");
@@ -145,7 +151,7 @@ fn faithful_echo_over_tls_is_counted() {
 
 #[test]
 fn large_echo_over_tls_survives_partial_writes() {
-    let output = run_tls(&["--echo", "3000000"], |stream| echo(stream, |_, _| {}));
+    let output = run_tls(&["--echo", "3000000"], echo_and_goodbye);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -199,7 +205,7 @@ fn reconnecting(
                 stream.write_all(&buffer[..count]).unwrap();
             }
             stream.conn.send_close_notify();
-            let _ = stream.flush(); // the generator leaves in the middle of something
+            stream.flush().unwrap();
         }
     });
     Command::new(env!("CARGO_BIN_EXE_loadgen"))
@@ -328,4 +334,41 @@ fn idle_connection_that_the_server_drops_fails() {
         stream.write_all(&buffer).unwrap();
     });
     assert!(String::from_utf8_lossy(&output.stderr).contains("the server closed"));
+}
+
+#[test]
+fn generator_leaves_between_messages() {
+    let (sender, receiver) = mpsc::channel();
+    let output = run(&["--echo", "100000"], move |mut stream| {
+        let mut total = 0;
+        let mut buffer = vec![0; 1000];
+        let end = loop {
+            match stream.read(&mut buffer) {
+                Ok(count @ 1..) => {
+                    total += count;
+                    stream.write_all(&buffer[..count]).unwrap();
+                }
+                end => break end,
+            }
+        };
+        sender.send((end.unwrap(), total % 100_000)).unwrap();
+    });
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(receiver.recv().unwrap(), (0, 0));
+}
+
+#[test]
+fn generator_closes_tls_in_order() {
+    let (sender, receiver) = mpsc::channel();
+    let output = run_tls(&["--echo", "64"], move |mut stream| {
+        let mut buffer = [0; 64];
+        while let Ok(()) = stream.read_exact(&mut buffer) {
+            stream.write_all(&buffer).unwrap();
+        }
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+        sender.send(stream.read(&mut buffer).unwrap()).unwrap(); // without close_notify, an error
+    });
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(receiver.recv().unwrap(), 0);
 }
