@@ -9,8 +9,8 @@ import socket
 import ssl
 
 import pytest
-from checker import LARGE, Recorder, connect_stream, polled
-from tls_checker import TlsPeer, Wire
+from checker import LARGE, BufferedRecorder, Recorder, connect_stream, polled
+from tls_checker import TlsPeer, Wire, connect_tls
 
 # From 3.13.12 and 3.14.3 on asyncio gives TLS what a server's StreamReader has already read (gh-142352).
 MOVES_WHAT_IS_READ = "_buffer" in inspect.getsource(asyncio.BaseEventLoop.start_tls)
@@ -81,3 +81,108 @@ async def test_what_is_held_when_tls_starts_is_sent_before(loop, certificates, r
     reported = list(reports)
     reports.clear()
     assert not reported
+
+
+@pytest.mark.differs("asyncio sends the end of its handshake only when it writes or reads something")
+async def test_a_client_that_does_not_read_at_first_finishes_its_handshake(loop, certificates):
+    """The server cannot begin before."""
+
+    class Protocol(Recorder):
+        def connection_made(self, transport):
+            transport.pause_reading()
+            super().connection_made(transport)
+
+    one, other = socket.socketpair()
+    other.setblocking(False)
+    peer = TlsPeer(Wire(loop, other), certificates.server_context(), server_side=True)
+    protocol = Protocol()
+    shaking = loop.create_task(peer.handshake())
+    transport, _ = await loop.create_connection(
+        lambda: protocol, sock=one, ssl=certificates.client_context(), server_hostname="localhost"
+    )
+    for _ in range(10):
+        await polled(loop)
+    is_done = shaking.done()
+    transport.resume_reading()
+    await shaking
+    await peer.send(b"data")
+    assert await protocol.received(4) == b"data"
+    transport.abort()
+    await protocol.lost
+    peer.close()
+    assert is_done
+
+
+@pytest.mark.differs("asyncio reads the second record into a copy of the buffer")
+async def test_a_buffer_that_is_no_view_loses_nothing(loop, certificates):
+    transport, protocol, peer = await connect_tls(loop, "client", BufferedRecorder(1000), certificates)
+    for number in range(10):
+        peer.ssl.write(b"%05d" % number)
+    await peer.flush()
+    received = await protocol.received(50)
+    transport.abort()
+    await protocol.lost
+    peer.close()
+    assert received == b"".join(b"%05d" % number for number in range(10))
+
+
+@pytest.mark.differs("asyncio raises AttributeError")
+@pytest.mark.parametrize(
+    "method", ["is_reading", "get_write_buffer_size", "get_write_buffer_limits", "get_protocol", "pause_reading"]
+)
+async def test_a_transport_that_was_closed_twice_answers_harmlessly(loop, certificates, method):
+    transport, protocol, peer = await connect_tls(loop, "client", Recorder(), certificates)
+    transport.close()
+    transport.close()
+    await peer.unwrap()
+    await protocol.lost
+    peer.close()
+    getattr(transport, method)()
+
+
+@pytest.mark.differs("asyncio raises AttributeError")
+async def test_a_transport_that_was_closed_twice_ignores_what_is_written(loop, certificates):
+    transport, protocol, peer = await connect_tls(loop, "client", Recorder(), certificates)
+    transport.close()
+    transport.close()
+    await peer.unwrap()
+    await protocol.lost
+    peer.close()
+    transport.write(b"x")
+    transport.writelines([b"x"])
+    assert transport.get_extra_info("nonsense", 5) == 5
+
+
+@pytest.mark.differs("asyncio does nothing: the peer has to say something, or the shutdown's time limit is met")
+async def test_abort_after_closing_twice_ends_the_connection(loop, certificates):
+    transport, protocol, peer = await connect_tls(loop, "client", Recorder(), certificates, ssl_shutdown_timeout=0.05)
+    transport.close()
+    transport.close()
+    transport.abort()
+    exc = await protocol.lost
+    peer.close()
+    await asyncio.sleep(0)
+    assert exc is None
+
+
+@pytest.mark.differs("asyncio pauses an empty transport, until something else happens")
+async def test_a_limit_of_zero_does_not_pause_while_nothing_is_held(loop, certificates):
+    transport, protocol, peer = await connect_tls(loop, "client", Recorder(), certificates)
+    transport.set_write_buffer_limits(high=0)
+    calls = list(protocol.calls)
+    transport.abort()
+    await protocol.lost
+    peer.close()
+    assert calls == ["connection_made"]
+
+
+@pytest.mark.differs("asyncio does not count what waits in the transport below, however much it is")
+async def test_one_large_write_is_held_and_pauses_writing(loop, certificates):
+    transport, protocol, peer = await connect_tls(loop, "unix", Recorder(), certificates)
+    transport.write(LARGE)
+    size, calls = transport.get_write_buffer_size(), list(protocol.calls)
+    transport.abort()
+    await protocol.lost
+    peer.close()
+    assert size > 1 << 20
+    assert calls[-1] == "pause_writing"
