@@ -1,26 +1,17 @@
-"""TLS on the loop, with the certificate that comes with CPython's own tests."""
+"""asyncio's own streams over TLS: open_connection and start_server with ssl=."""
 
 import asyncio
-import pathlib
 import ssl
 
 import pytest
 from checker import Recorder, polled
 
-test_package = pytest.importorskip("test", reason="this Python comes without its tests, and so without a certificate")
-CERTIFICATE = pathlib.Path(test_package.__file__).parent / "certdata" / "keycert.pem"
-
-pytestmark = pytest.mark.skipif(not CERTIFICATE.exists(), reason="no certificate beside CPython's tests")
-
 PAYLOAD = bytes(range(256)) * 10_000
 
 
 @pytest.fixture
-def contexts():
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(CERTIFICATE)
-    client = ssl.create_default_context(cafile=CERTIFICATE)
-    return server, client
+def contexts(certificates):
+    return certificates.server_context(certificates.rsa), certificates.client_context()
 
 
 @pytest.fixture
