@@ -1,6 +1,7 @@
 """What every test directory shares: loops by name, child processes, a look into /proc, and at what is freed."""
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import os
@@ -16,6 +17,9 @@ TESTS = Path(__file__).parent
 # Where a thread sleeps when its loop is idle, by system call number: epoll_wait, epoll_pwait and
 # epoll_pwait2 of x86-64 and aarch64, and io_uring_enter.
 _IDLE_SYSCALLS = {"232", "281", "441", "22", "426"}
+
+_LIBC = ctypes.CDLL(None)
+COUNTS_NATIVE_BYTES = hasattr(_LIBC, "mallinfo2")  # a recent glibc
 
 
 def loop_factory(name):
@@ -96,6 +100,20 @@ def thread_count(pid="self"):
 
 def resident_bytes(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class MallocInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`, which is only numbers."""
+
+    NAMES = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in NAMES.split()]
+
+
+def native_bytes():
+    """What was allocated with malloc and not freed, whatever the heap makes of it."""
+    _LIBC.mallinfo2.restype = MallocInfo
+    info = _LIBC.mallinfo2()
+    return info.uordblks + info.hblkhd
 
 
 def gone(*references):

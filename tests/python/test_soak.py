@@ -3,12 +3,11 @@
 `make soak` is the run itself; here it is a short one, and it must find nothing where nothing is.
 """
 
-import ctypes
 import subprocess
 import sys
 
 import pytest
-from support import TESTS, child_environment
+from support import COUNTS_NATIVE_BYTES, TESTS, child_environment
 
 # What the run says of each.
 ONCE = {
@@ -23,7 +22,7 @@ ONCE = {
     "stuck": "is stuck",
 }
 STEADY = {"object": "objects grow steadily"}
-if hasattr(ctypes.CDLL(None), "mallinfo2"):
+if COUNTS_NATIVE_BYTES:
     STEADY["native"] = "native bytes grow steadily"
 if hasattr(sys, "gettotalrefcount"):
     STEADY["reference"] = "references grow steadily"

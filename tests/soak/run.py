@@ -42,7 +42,7 @@ import children  # noqa: F401 - registers its activities
 import sockets  # noqa: F401
 import streams
 from activity import ACTIVITIES, Expected
-from support import loop_factory, open_fds, resident_bytes, thread_count
+from support import COUNTS_NATIVE_BYTES, loop_factory, native_bytes, open_fds, resident_bytes, thread_count
 
 # Rounds that fill pools and caches: what there is afterwards is where later rounds must come back to.
 WARM_UP = 4
@@ -67,21 +67,7 @@ BOUNDED = {"TimerHandle": 120, "SockWaiters": 200}
 LIBC = ctypes.CDLL(None)
 LEAKS = ("fd", "thread", "child", "task", "handle", "object", "memory", "report", "warning", "stuck", "hang")
 # Seen on a debug build only, and with glibc only.
-LEAKS += ("reference",) * hasattr(sys, "gettotalrefcount") + ("native",) * hasattr(LIBC, "mallinfo2")
-
-
-class MallocInfo(ctypes.Structure):
-    """glibc's `struct mallinfo2`, which is only numbers."""
-
-    NAMES = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-    _fields_ = [(name, ctypes.c_size_t) for name in NAMES.split()]
-
-
-def native_bytes():
-    """What was allocated with malloc and not freed, whatever the heap makes of it."""
-    LIBC.mallinfo2.restype = MallocInfo
-    info = LIBC.mallinfo2()
-    return info.uordblks + info.hblkhd
+LEAKS += ("reference",) * hasattr(sys, "gettotalrefcount") + ("native",) * COUNTS_NATIVE_BYTES
 
 
 def kinds_of_descriptors():
