@@ -407,8 +407,11 @@ impl TlsTransport {
         let py = slf.py();
         let inner = Self::inner_of(slf);
         Self::stop_timer(slf)?;
-        // The alert, which tells the peer why. (asyncio keeps it to itself.)
-        Self::send_output(slf)?;
+        // The alert, which tells the peer why. (asyncio keeps it to itself.) An object of the user's
+        // own class may refuse a peer after libssl was content: then the peer is not to know that.
+        if !slf.get().engine(py)?.is_content(py) {
+            Self::send_output(slf)?;
+        }
         inner.state.set(State::Unwrapped);
         let message = if error.is_instance(py, ssl_module(py)?.certificate_error.bind(py)) {
             "SSL handshake failed on verifying the certificate"

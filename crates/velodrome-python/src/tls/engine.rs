@@ -113,6 +113,12 @@ impl Engine {
         Ok(progress)
     }
 
+    /// Whether the handshake is over for libssl, whatever a method of the user's says.
+    pub fn is_content(&self, py: Python<'_>) -> bool {
+        let version = self.ssl_object.call_method0(py, intern!(py, "version"));
+        version.map_or(true, |version| !version.is_none(py))
+    }
+
     /// The next step of the shutdown.
     pub fn shutdown(&self, py: Python<'_>) -> PyResult<Progress> {
         if let Kind::Native { session, .. } = &self.kind {

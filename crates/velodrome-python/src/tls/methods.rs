@@ -293,7 +293,7 @@ impl TlsTransport {
 
     /// Return how many bytes of ciphertext wait to be read.
     fn get_read_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
-        self.engine(py)?.unread_bytes(py)
+        self.unread_bytes(py)
     }
 
     /// Return 'ssl_object', 'peercert', 'cipher', 'compression', 'sslcontext', or what the

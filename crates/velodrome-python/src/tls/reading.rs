@@ -174,12 +174,19 @@ impl TlsTransport {
         }
     }
 
+    pub(super) fn unread_bytes(&self, py: Python<'_>) -> PyResult<usize> {
+        match self.engine(py) {
+            Ok(engine) => engine.unread_bytes(py),
+            Err(_) => Ok(0), // after the end
+        }
+    }
+
     /// Lets the transport below wait if nobody reads what it brings.
     #[inline]
     pub(super) fn pace_lower(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
-        let unread_bytes = slf.get().engine(py)?.unread_bytes(py)?;
+        let unread_bytes = slf.get().unread_bytes(py)?;
         let (low, high) = inner.read_limits.get();
         if unread_bytes > 0 && unread_bytes >= high && !inner.lower_paused.get() {
             inner.lower_paused.set(true);

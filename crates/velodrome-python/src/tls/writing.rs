@@ -239,7 +239,10 @@ impl TlsTransport {
 
     pub(super) fn unsent_bytes(&self, py: Python<'_>) -> PyResult<usize> {
         let inner = self.inner(py);
-        let output_bytes = self.engine(py)?.output_bytes(py)?;
+        let output_bytes = match self.engine(py) {
+            Ok(engine) => engine.output_bytes(py)?,
+            Err(_) => 0, // after the end
+        };
         Ok(inner.backlog.borrow().len_bytes() + output_bytes)
     }
 
