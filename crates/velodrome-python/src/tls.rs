@@ -22,7 +22,8 @@ use std::{
 
 use pyo3::{
     exceptions::{
-        PyConnectionAbortedError, PyConnectionResetError, PyRuntimeError, PyTimeoutError,
+        PyConnectionAbortedError, PyConnectionResetError, PyException, PyRuntimeError,
+        PyTimeoutError,
     },
     ffi, intern,
     prelude::*,
@@ -88,6 +89,8 @@ struct Inner {
     handshaken: Cell<bool>,
     /// The engine is at work: it must not be entered again, by a callback that it calls.
     busy: Cell<bool>,
+    /// Something could not be done because of that.
+    asked_meanwhile: Cell<bool>,
     /// The transport below has received its end-of-file.
     eof_received: Cell<bool>,
 
@@ -148,18 +151,31 @@ impl TlsTransport {
         self.inner(py).lower.borrow().clone_ref(py)
     }
 
-    /// Runs what may call the user's TLS callbacks. What they write waits meanwhile.
+    /// Runs what may call the user's TLS callbacks. What they ask for is done afterwards.
+    #[inline]
     fn with_engine<R>(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         work: impl FnOnce(&Engine) -> PyResult<R>,
     ) -> PyResult<R> {
-        let inner = self.inner(py);
-        let engine = self.engine(py)?;
+        let inner = Self::inner_of(slf);
+        let engine = slf.get().engine(slf.py())?;
         let was_busy = inner.busy.replace(true);
         let result = work(&engine);
         inner.busy.set(was_busy);
+        if !was_busy && inner.asked_meanwhile.replace(false) {
+            Self::call_soon(slf, intern!(slf.py(), "_proceed"))?;
+        }
         result
+    }
+
+    /// Whether the engine is at work, in which case the caller is to come again later.
+    #[inline]
+    fn is_busy(&self, py: Python<'_>) -> bool {
+        let inner = self.inner(py);
+        if inner.busy.get() {
+            inner.asked_meanwhile.set(true);
+        }
+        inner.busy.get()
     }
 
     /// The `ssl.SSLObject`, from the handshake on.
@@ -270,6 +286,9 @@ impl TlsTransport {
         Self::stop_timer(slf)?;
         drop(inner.backlog.take());
         inner.deferred.set(false);
+        if let Ok(engine) = slf.get().engine(py) {
+            drop(engine.take_output(py)?);
+        }
         inner.closed.set(true);
         inner.state.set(State::Unwrapped);
         // (asyncio does not tell a protocol whose connection is lost in the middle of `start_tls`.)
@@ -369,7 +388,7 @@ impl TlsTransport {
     fn do_handshake(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
-        let progress = slf.get().with_engine(py, |engine| engine.handshake(py));
+        let progress = Self::with_engine(slf, |engine| engine.handshake(py));
         if inner.state.get() != State::Handshake {
             // A callback of the user's has ended it.
             return Ok(());
@@ -466,7 +485,7 @@ impl TlsTransport {
         if inner.state.get() != State::Flushing {
             return Ok(());
         }
-        Self::do_write(slf).or_else(|error| Self::write_failed(slf, error))?;
+        Self::do_write(slf).or_else(|error| Self::failed(slf, error))?;
         // What the transport below does not take now goes out when it does, see `resumed`.
         if inner.state.get() != State::Flushing || !inner.backlog.borrow().is_empty() {
             return Ok(());
@@ -478,24 +497,35 @@ impl TlsTransport {
     fn do_shutdown(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
-        if inner.busy.get() {
+        if slf.get().is_busy(py) {
             return Ok(());
         }
-        if !inner.eof_received.get() {
-            match slf.get().with_engine(py, |engine| engine.shutdown(py)) {
+        // Nothing is said to a peer that goes without a word, and nothing awaited of one that has
+        // gone.
+        let has_gone = inner.eof_received.get();
+        if !has_gone || inner.told.get() == Told::Eof || inner.closed.get() {
+            match Self::with_engine(slf, |engine| engine.shutdown(py)) {
                 Ok(Progress::Done) => {}
-                Ok(Progress::Pending) => return Self::send_output(slf),
+                Ok(Progress::Pending) if !has_gone => return Self::send_output(slf),
+                Ok(Progress::Pending) => {}
                 Err(error) if error.is_instance(py, ssl_module(py)?.ssl_error.bind(py)) => {
+                    if has_gone {
+                        return Self::shutdown_done(slf);
+                    }
                     Self::stop_timer(slf)?;
                     return Self::fatal(slf, error, "Fatal error on transport");
                 }
                 Err(error) => return Err(error),
             }
         }
+        Self::shutdown_done(slf)
+    }
+
+    fn shutdown_done(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::send_output(slf)?;
         Self::tell_eof(slf)?;
         Self::stop_timer(slf)?;
-        slf.get().lower(py).close_soon(slf)
+        slf.get().lower(slf.py()).close_soon(slf)
     }
 
     /// Ends the connection at once.
@@ -505,6 +535,16 @@ impl TlsTransport {
         Self::flush_deferred(slf)?;
         Self::inner_of(slf).state.set(State::Unwrapped);
         slf.get().lower(py).force_close(py, because)
+    }
+
+    /// Reading or writing failed, or a method of the protocol: the connection ends. What is no
+    /// Exception is for the transport below, as in asyncio.
+    #[cold]
+    fn failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        if error.is_instance_of::<PyException>(slf.py()) {
+            return Self::fatal(slf, error, "Fatal error on SSL protocol");
+        }
+        Err(error)
     }
 
     /// An error that ends the connection: reported unless it is the network's or TLS's doing.
@@ -551,6 +591,7 @@ impl TlsTransport {
             closed_twice: Cell::new(false),
             handshaken: Cell::new(false),
             busy: Cell::new(false),
+            asked_meanwhile: Cell::new(false),
             eof_received: Cell::new(false),
             reading_paused: Cell::new(false),
             lower_paused: Cell::new(false),

@@ -218,6 +218,11 @@ impl StreamTransport {
         }
     }
 
+    /// Whether its end is decided, so that nothing can be written any more.
+    pub fn is_lost(&self, py: Python<'_>) -> bool {
+        self.inner(py).stream.phase() == Phase::Lost
+    }
+
     /// The context in which the protocol is called.
     pub fn context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         clone_of(py, &self.inner(py).base.context)
@@ -399,7 +404,7 @@ impl StreamTransport {
         let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         let taken = event_loop.get().with_scratch(py, |scratch| {
             let count = inner.stream.receive(fd, &mut *scratch)?;
-            Ok((count > 0).then(|| tls.get().take_in(py, &scratch[..count])))
+            Ok((count > 0).then(|| TlsTransport::take_in(tls, &scratch[..count])))
         });
         let taken = match taken {
             Ok(Some(taken)) => taken,

@@ -20,6 +20,7 @@ use std::{
 
 use bio::Buffers;
 use libssl::{LibSsl, Ssl};
+use records::Completed;
 
 /// What a call of the session came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct Session {
     buffers: NonNull<RefCell<Buffers>>,
     /// What a record holds beyond its plaintext, as of the last one that was read by itself.
     overhead_bytes: Cell<usize>,
+    /// What waited when `expected_bytes` was asked last, for the read that follows.
+    waiting: Cell<Completed>,
 }
 
 /// Of TLS 1.3: the tag of its ciphers and the type of the content.
@@ -61,7 +64,8 @@ impl Session {
         let (bio, buffers) = bio::new(library)?;
         // SAFETY: both are live; the session takes the only reference to the BIO.
         unsafe { (library.SSL_set_bio)(ssl.as_ptr(), bio, bio) };
-        Some(Session { library, ssl, buffers, overhead_bytes: Cell::new(USUAL_OVERHEAD_BYTES) })
+        let overhead_bytes = Cell::new(USUAL_OVERHEAD_BYTES);
+        Some(Session { library, ssl, buffers, overhead_bytes, waiting: Cell::default() })
     }
 
     #[inline]
@@ -113,18 +117,18 @@ impl Session {
 
     /// How much plaintext is in the records that are here; rarely a little less than there is.
     pub fn expected_bytes(&self) -> usize {
-        let overhead_bytes = self.overhead_bytes.get();
+        let waiting = self.buffers().borrow().waiting();
+        self.waiting.set(waiting);
         // SAFETY: the session is live.
         let pending = unsafe { (self.library.SSL_pending)(self.ssl.as_ptr()) };
-        self.buffers().borrow().plaintext_bytes(overhead_bytes)
-            + usize::try_from(pending).unwrap_or(0)
+        let overhead_bytes = waiting.records * self.overhead_bytes.get();
+        waiting.body_bytes.saturating_sub(overhead_bytes) + usize::try_from(pending).unwrap_or(0)
     }
 
     /// Decrypts into `buffer`, record after record, until it is full or no whole record is left.
     pub fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> (usize, Outcome) {
         self.library.forget_errors();
         let mut filled = 0;
-        let single_record = self.buffers().borrow().single_record_bytes();
         while filled < buffer.len() && self.is_readable() {
             let rest = &mut buffer[filled..];
             let len = i32::try_from(rest.len()).unwrap_or(i32::MAX);
@@ -142,12 +146,10 @@ impl Session {
                 },
             }
         }
-        if let Some(record_bytes) = single_record
-            && filled > 0
-            && record_bytes > filled
-            && !self.is_readable()
+        let waiting = self.waiting.take();
+        if waiting.records == 1 && (1..waiting.body_bytes).contains(&filled) && !self.is_readable()
         {
-            self.overhead_bytes.set(record_bytes - filled);
+            self.overhead_bytes.set(waiting.body_bytes - filled);
         }
         (filled, if filled > 0 { Outcome::Bytes(filled) } else { Outcome::NeedsData })
     }

@@ -67,6 +67,15 @@ impl Lower {
         }
     }
 
+    /// Whether what is written goes nowhere.
+    pub fn is_lost(&self, py: Python<'_>) -> PyResult<bool> {
+        match self {
+            Lower::None => Ok(true),
+            Lower::Stream(stream) => Ok(stream.get().is_lost(py)),
+            Lower::Other(other) => other.call_method0(py, intern!(py, "is_closing"))?.is_truthy(py),
+        }
+    }
+
     pub fn call(&self, py: Python<'_>, method: &Bound<'_, PyString>) -> PyResult<()> {
         match self.object(py) {
             Some(object) => object.call_method0(method).map(drop),

@@ -3,7 +3,7 @@
 
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::{PyNotImplementedError, PyTypeError},
+    exceptions::{PyNotImplementedError, PyTypeError, PyValueError},
     intern,
     prelude::*,
     types::{PyDict, PyString},
@@ -98,7 +98,7 @@ impl TlsTransport {
 
     fn data_received(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let view = View::readable(data)?;
-        let taken = slf.get().take_in(slf.py(), view.bytes(slf.py()))?;
+        let taken = Self::take_in(slf, view.bytes(slf.py()))?;
         drop(view);
         Self::taken_in(slf, taken)
     }
@@ -318,7 +318,15 @@ impl TlsTransport {
         let known: &str = name.extract().unwrap_or("");
         let value = match (known, object) {
             ("ssl_object", Some(object)) => object,
-            ("peercert", Some(object)) => object.call_method0(py, intern!(py, "getpeercert"))?,
+            ("peercert", Some(object)) => {
+                match object.call_method0(py, intern!(py, "getpeercert")) {
+                    // In the middle of a renegotiation it is not known.
+                    Err(error) if error.is_instance_of::<PyValueError>(py) => {
+                        return Ok(default.unwrap_or_else(|| py.None()));
+                    }
+                    certificate => certificate?,
+                }
+            }
             ("cipher" | "compression", Some(object)) => {
                 object.call_method0(py, PyString::intern(py, known))?
             }

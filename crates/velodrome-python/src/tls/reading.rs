@@ -18,17 +18,18 @@ pub enum TakenIn {
 impl TlsTransport {
     /// Ciphertext has come. Runs no Python code but libssl's callbacks.
     #[inline]
-    pub fn take_in(&self, py: Python<'_>, ciphertext: &[u8]) -> PyResult<TakenIn> {
-        let inner = self.inner(py);
+    pub fn take_in(slf: &Bound<'_, Self>, ciphertext: &[u8]) -> PyResult<TakenIn> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
         let reads_at_once = inner.state.get() == State::Open
             && inner.protocol_kind.get() == ProtocolKind::Streaming
             && !inner.reading_paused.get()
             && !inner.busy.get();
-        let engine = self.engine(py)?;
+        let engine = slf.get().engine(py)?;
         if !reads_at_once || !engine.is_native() {
             return engine.hold(py, ciphertext).map(|()| TakenIn::Held);
         }
-        self.with_engine(py, |engine| engine.read(py, ciphertext)).map(TakenIn::Read)
+        Self::with_engine(slf, |engine| engine.read(py, ciphertext)).map(TakenIn::Read)
     }
 
     /// The rest of `take_in`, which may run any code.
@@ -52,7 +53,7 @@ impl TlsTransport {
         }
         match Self::read_and_write(slf, plaintext) {
             Ok(()) => Ok(()),
-            Err(error) => Self::fatal(slf, error, "Fatal error on SSL protocol"),
+            Err(error) => Self::failed(slf, error),
         }
     }
 
@@ -63,12 +64,12 @@ impl TlsTransport {
     ) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
-        if !inner.reading_paused.get() && !inner.busy.get() {
+        if !inner.reading_paused.get() && !slf.get().is_busy(py) {
             match (plaintext, inner.protocol_kind.get()) {
                 (Some(plaintext), _) => Self::deliver(slf, plaintext)?,
                 (None, ProtocolKind::Buffered) => Self::read_buffered(slf)?,
                 (None, _) => {
-                    let plaintext = slf.get().with_engine(py, |engine| engine.read(py, &[]))?;
+                    let plaintext = Self::with_engine(slf, |engine| engine.read(py, &[]))?;
                     Self::deliver(slf, plaintext)?;
                 }
             }
@@ -110,7 +111,7 @@ impl TlsTransport {
             // `get_buffer` ended the connection.
             return Ok(());
         }
-        let filled = slf.get().with_engine(py, |engine| engine.read_into(buffer.bind(py)))?;
+        let filled = Self::with_engine(slf, |engine| engine.read_into(buffer.bind(py)))?;
         let error = Self::error_of(slf, &filled.end);
         drop(buffer);
         if filled.is_full {
@@ -130,8 +131,7 @@ impl TlsTransport {
             End::Failed(None) => {
                 let py = slf.py();
                 Some(
-                    slf.get()
-                        .with_engine(py, |engine| Ok(engine.error(py)))
+                    Self::with_engine(slf, |engine| Ok(engine.error(py)))
                         .unwrap_or_else(|error| error),
                 )
             }

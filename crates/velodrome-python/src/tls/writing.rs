@@ -48,12 +48,12 @@ impl TlsTransport {
         let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
         let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
         let joins = inner.joining.note_write(turn);
-        let can_encrypt = inner.state.get() == State::Open && !inner.busy.get();
+        let can_encrypt = inner.state.get() == State::Open && !slf.get().is_busy(py);
         let has_backlog = !inner.backlog.borrow().is_empty();
         if can_encrypt && !has_backlog && !inner.writing_paused.get() {
             if !joins || data.len() >= Joining::MAX_HELD_BYTES {
                 let written = Self::encrypt_and_send(slf, data, keep);
-                return written.or_else(|error| Self::write_failed(slf, error));
+                return written.or_else(|error| Self::failed(slf, error));
             }
             inner.backlog.borrow_mut().push(keep());
             inner.deferred.set(true);
@@ -66,7 +66,7 @@ impl TlsTransport {
             return Self::tell_flow(slf);
         }
         if can_encrypt {
-            Self::do_write(slf).or_else(|error| Self::write_failed(slf, error))
+            Self::do_write(slf).or_else(|error| Self::failed(slf, error))
         } else {
             Self::tell_flow(slf)
         }
@@ -86,17 +86,12 @@ impl TlsTransport {
         Self::write_bytes(slf, data.as_bytes(), || Chunk::Bytes(data.clone().unbind(), 0))
     }
 
-    #[cold]
-    pub(super) fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
-        Self::fatal(slf, error, "Fatal error on SSL protocol")
-    }
-
     /// At the end of a batch, or before something that must not overtake what is held back.
     pub fn flush_deferred(slf: &Bound<'_, Self>) -> PyResult<()> {
         if !Self::inner_of(slf).deferred.get() {
             return Ok(());
         }
-        Self::do_write(slf).or_else(|error| Self::write_failed(slf, error))
+        Self::do_write(slf).or_else(|error| Self::failed(slf, error))
     }
 
     /// Encrypts and sends as much of the backlog as the transport below takes.
@@ -104,7 +99,7 @@ impl TlsTransport {
     pub(super) fn do_write(slf: &Bound<'_, Self>) -> PyResult<()> {
         let inner = Self::inner_of(slf);
         inner.deferred.set(false);
-        if inner.busy.get() {
+        if slf.get().is_busy(slf.py()) {
             return Ok(());
         }
         let may_encrypt = matches!(inner.state.get(), State::Open | State::Flushing);
@@ -130,7 +125,7 @@ impl TlsTransport {
         let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
         let engine = slf.get().engine(py)?;
         engine.lend_output(event_loop.get().take_tls_output(py));
-        let written = slf.get().with_engine(py, |engine| engine.write(py, data));
+        let written = Self::with_engine(slf, |engine| engine.write(py, data));
         if let Ok(written) = written
             && written < data.len()
         {
@@ -157,14 +152,18 @@ impl TlsTransport {
         let mut result = Ok(());
         while result.is_ok() && !inner.writing_paused.get() {
             engine.lend_output(std::mem::take(&mut room));
-            let encrypted =
-                slf.get().with_engine(py, |engine| Self::encrypt_some(py, inner, engine));
+            let encrypted = Self::with_engine(slf, |engine| Self::encrypt_some(py, inner, engine));
             room = engine.take_output(py)?;
             let is_empty = room.is_empty();
             let sent = Self::send(slf, &room);
             room.clear();
             result = encrypted.map(drop).and(sent);
             if is_empty || !matches!(inner.state.get(), State::Open | State::Flushing) {
+                break;
+            }
+            if slf.get().lower(py).is_lost(py)? {
+                // Nobody will have the rest.
+                drop(inner.backlog.take());
                 break;
             }
         }
@@ -259,7 +258,7 @@ impl TlsTransport {
     pub(super) fn resumed(slf: &Bound<'_, Self>) -> PyResult<()> {
         let inner = Self::inner_of(slf);
         inner.writing_paused.set(false);
-        Self::do_write(slf).or_else(|error| Self::write_failed(slf, error))?;
+        Self::do_write(slf).or_else(|error| Self::failed(slf, error))?;
         // The peer's end, unlike ours, waits for the reader as well.
         let is_due = inner.closed.get() || !inner.reading_paused.get();
         if inner.state.get() == State::Flushing && is_due {

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     libssl::{Bio, BioMethod, LibSsl},
-    records::Records,
+    records::{Completed, Records},
 };
 
 #[derive(Debug, Default)]
@@ -25,9 +25,6 @@ pub struct Buffers {
     shown: Shown,
     /// Where records end; `None` while libssl gets every byte as it comes.
     records: Option<Records>,
-    /// Whole records that wait, with the sum of their bodies; exact until the first is read.
-    waiting_records: usize,
-    waiting_body_bytes: usize,
     pub output: Vec<u8>,
 }
 
@@ -70,22 +67,16 @@ impl Buffers {
         self.unread_bytes().saturating_sub(incomplete)
     }
 
-    /// How much plaintext the waiting records hold, if each has so much overhead.
-    pub fn plaintext_bytes(&self, overhead_bytes: usize) -> usize {
-        self.waiting_body_bytes.saturating_sub(self.waiting_records * overhead_bytes)
-    }
-
-    /// The body's length if exactly one record waits.
-    pub fn single_record_bytes(&self) -> Option<usize> {
-        (self.waiting_records == 1).then_some(self.waiting_body_bytes)
+    /// The whole records that wait, if libssl is between two of them.
+    pub fn waiting(&self) -> Completed {
+        let mut records = Records::default();
+        records.scan(self.kept()) + records.scan(self.shown.as_slice())
     }
 
     pub fn hide_incomplete_records(&mut self) {
         let mut records = Records::default();
-        let completed = records.scan(self.kept());
+        records.scan(self.kept());
         self.records = Some(records);
-        self.waiting_records = completed.records;
-        self.waiting_body_bytes = completed.body_bytes;
     }
 
     pub fn show_everything(&mut self) {
@@ -94,14 +85,21 @@ impl Buffers {
 
     fn note(&mut self, ciphertext: &[u8]) {
         if let Some(records) = &mut self.records {
-            let completed = records.scan(ciphertext);
-            self.waiting_records += completed.records;
-            self.waiting_body_bytes += completed.body_bytes;
+            records.scan(ciphertext);
         }
     }
 
     pub fn hold(&mut self, ciphertext: &[u8]) {
         self.note(ciphertext);
+        self.keep(ciphertext);
+    }
+
+    fn keep(&mut self, ciphertext: &[u8]) {
+        if self.read_of_held > self.held.len() / 2 {
+            // There may always be something left: what is read must not pile up in front of it.
+            self.held.drain(..self.read_of_held);
+            self.read_of_held = 0;
+        }
         self.held.extend_from_slice(ciphertext);
     }
 
@@ -113,7 +111,7 @@ impl Buffers {
 
     pub fn hold_rest(&mut self) {
         let shown = std::mem::take(&mut self.shown);
-        self.held.extend_from_slice(shown.as_slice());
+        self.keep(shown.as_slice());
     }
 
     /// Copies what may be seen, as much as fits. 0 if there is nothing.
@@ -138,10 +136,6 @@ impl Buffers {
             // `wrapping_add` stays inside or one past the end: `from_shown` is at most `len`.
             self.shown.data = self.shown.data.wrapping_add(from_shown);
             self.shown.len -= from_shown;
-        }
-        if self.visible_bytes() == 0 {
-            self.waiting_records = 0;
-            self.waiting_body_bytes = 0;
         }
     }
 }

@@ -5,8 +5,8 @@
 
 const HEADER_BYTES: usize = 5;
 
-/// A record holds at most so much: 2^14, and what compression and encryption may add.
-const MAX_BODY_BYTES: usize = (1 << 14) + 2048;
+/// A record holds at most so much: 2^14, and what libssl lets encryption add.
+const MAX_BODY_BYTES: usize = (1 << 14) + 320;
 
 #[derive(Debug, Default)]
 pub struct Records {
@@ -26,6 +26,17 @@ pub struct Completed {
     pub records: usize,
     /// The sum of their bodies.
     pub body_bytes: usize,
+}
+
+impl std::ops::Add for Completed {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Completed {
+            records: self.records + other.records,
+            body_bytes: self.body_bytes + other.body_bytes,
+        }
+    }
 }
 
 impl Records {
@@ -87,9 +98,7 @@ mod tests {
             let mut records = Records::default();
             let mut sum = Completed::default();
             for piece in stream.chunks(step) {
-                let completed = records.scan(piece);
-                sum.records += completed.records;
-                sum.body_bytes += completed.body_bytes;
+                sum = sum + records.scan(piece);
             }
             assert_eq!(sum, Completed { records: 4, body_bytes: 1 + 300 + 16384 + 256 });
             assert_eq!(records.incomplete_bytes(), 0);
