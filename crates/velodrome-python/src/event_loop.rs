@@ -12,6 +12,7 @@ use std::{
     cell::{Cell, Ref, RefCell},
     ffi::c_int,
     os::fd::RawFd,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
 
 use pyo3::{
@@ -419,9 +420,15 @@ impl Loop {
         drop(slf.get().model(py)?);
         Self::check_running(slf)?;
         let run = Self::start_run(slf)?;
-        let result = slf.get().model(py).and_then(|model| model.run(&PyHost { event_loop: slf }));
+        let run_model =
+            || slf.get().model(py).and_then(|model| model.run(&PyHost { event_loop: slf }));
+        // A panic of ours becomes a Python exception like any other, and ends the run like one.
+        let result = catch_unwind(AssertUnwindSafe(run_model));
         let ended = Self::end_run(slf, &run);
-        result.and(ended)
+        match result {
+            Ok(result) => result.and(ended),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 
     /// End run_forever after the iteration that is under way, or after the next one.

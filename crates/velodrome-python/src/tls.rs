@@ -95,6 +95,8 @@ struct Inner {
     eof_received: Cell<bool>,
 
     reading_paused: Cell<bool>,
+    /// A protocol's buffer was too small for what is here: `_proceed` is queued.
+    read_is_cut: Cell<bool>,
     /// We have paused the transport below, because nobody reads what it brings.
     lower_paused: Cell<bool>,
     /// The (low, high) marks of ciphertext that nobody reads, in bytes.
@@ -211,9 +213,16 @@ impl TlsTransport {
         if let Some(context) = lower.context(py) {
             drop(inner.base.context.replace(Some(context)));
         }
+        let is_over = lower.is_over(py);
         drop(inner.lower.replace(lower));
         if inner.closed.get() {
             return Self::abort_because(slf, None);
+        }
+        if is_over {
+            // Nobody will call again, and the protocol knows.
+            inner.told.set(Told::Lost);
+            let error = PyConnectionResetError::new_err("the transport below is closed");
+            return Self::lost(slf, error.value(py).as_any());
         }
         if inner.base.is_debug(py) {
             inner.base.debug_log(slf, "%r starts SSL handshake")?;
@@ -261,15 +270,11 @@ impl TlsTransport {
                 let error = PyConnectionResetError::new_err(());
                 Self::handshake_failed(slf, error).map(|()| false)
             }
-            State::Open if inner.reading_paused.get() => {
-                inner.state.set(State::Flushing);
-                Ok(true)
-            }
             State::Open | State::Flushing => {
                 inner.state.set(State::Flushing);
                 Self::do_flush(slf)?;
                 let waits = inner.state.get() == State::Flushing;
-                if waits {
+                if waits && !inner.reading_paused.get() {
                     // The peer may read still, but not for ever.
                     Self::limit_shutdown(slf)?;
                 }
@@ -481,8 +486,11 @@ impl TlsTransport {
 
     fn do_flush(slf: &Bound<'_, Self>) -> PyResult<()> {
         let inner = Self::inner_of(slf);
+        inner.read_is_cut.set(false);
         Self::do_read(slf, None)?;
-        if inner.state.get() != State::Flushing {
+        // The peer's end, unlike ours, waits for the reader. A cut read goes on by itself.
+        let waits_for_reader = inner.reading_paused.get() && !inner.closed.get();
+        if inner.state.get() != State::Flushing || inner.read_is_cut.get() || waits_for_reader {
             return Ok(());
         }
         Self::do_write(slf).or_else(|error| Self::failed(slf, error))?;
@@ -594,6 +602,7 @@ impl TlsTransport {
             asked_meanwhile: Cell::new(false),
             eof_received: Cell::new(false),
             reading_paused: Cell::new(false),
+            read_is_cut: Cell::new(false),
             lower_paused: Cell::new(false),
             read_limits: Cell::new(READ_LIMITS_BYTES),
             backlog: RefCell::default(),

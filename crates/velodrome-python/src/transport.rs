@@ -223,6 +223,11 @@ impl StreamTransport {
         self.inner(py).stream.phase() == Phase::Lost
     }
 
+    /// Whether the protocol has been told of the end.
+    pub fn is_over(&self, py: Python<'_>) -> bool {
+        self.inner(py).base.fd.get() < 0
+    }
+
     /// The context in which the protocol is called.
     pub fn context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         clone_of(py, &self.inner(py).base.context)

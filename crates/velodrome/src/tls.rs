@@ -37,6 +37,9 @@ pub enum Outcome {
 
 /// A lent `SSL`. It must not outlive its owner's.
 ///
+/// While its owner is at work on it, perhaps without Python's lock, a session does nothing: see
+/// [`Session::while_owner_works`].
+///
 /// When a call ends as [`Outcome::Failed`], libssl's error is in the thread's queue still, and the
 /// owner's next call of the session fails with it.
 #[derive(Debug)]
@@ -47,6 +50,10 @@ pub struct Session {
     buffers: NonNull<RefCell<Buffers>>,
     /// What a record holds beyond its plaintext, as of the last one that was read by itself.
     overhead_bytes: Cell<usize>,
+    /// The owner is at work: the buffers are libssl's alone.
+    owner_works: Cell<bool>,
+    /// What has come meanwhile.
+    came_meanwhile: RefCell<Vec<u8>>,
     /// What waited when `expected_bytes` was asked last, for the read that follows.
     waiting: Cell<Completed>,
 }
@@ -65,13 +72,40 @@ impl Session {
         // SAFETY: both are live; the session takes the only reference to the BIO.
         unsafe { (library.SSL_set_bio)(ssl.as_ptr(), bio, bio) };
         let overhead_bytes = Cell::new(USUAL_OVERHEAD_BYTES);
-        Some(Session { library, ssl, buffers, overhead_bytes, waiting: Cell::default() })
+        Some(Session {
+            library,
+            ssl,
+            buffers,
+            owner_works: Cell::new(false),
+            came_meanwhile: RefCell::default(),
+            overhead_bytes,
+            waiting: Cell::default(),
+        })
     }
 
     #[inline]
     fn buffers(&self) -> &RefCell<Buffers> {
         // SAFETY: the BIO owns them and lives as long as the `SSL`, which outlives `self`.
         unsafe { self.buffers.as_ref() }
+    }
+
+    /// Runs a call of the owner's, who may let other threads run. Whatever they ask of the session
+    /// meanwhile finds nothing and does nothing; ciphertext is kept for afterwards.
+    pub fn while_owner_works<R>(&self, work: impl FnOnce() -> R) -> R {
+        struct Working<'a>(&'a Session, bool);
+
+        impl Drop for Working<'_> {
+            fn drop(&mut self) {
+                let Working(session, was_at_work) = *self;
+                session.owner_works.set(was_at_work);
+                if !was_at_work {
+                    session.hold(&session.came_meanwhile.take());
+                }
+            }
+        }
+
+        let _working = Working(self, self.owner_works.replace(true));
+        work()
     }
 
     // ---- ciphertext in ---------------------------------------------------------------------
@@ -88,11 +122,18 @@ impl Session {
 
     /// Keeps ciphertext for later.
     pub fn hold(&self, ciphertext: &[u8]) {
+        if self.owner_works.get() {
+            return self.came_meanwhile.borrow_mut().extend_from_slice(ciphertext);
+        }
         self.buffers().borrow_mut().hold(ciphertext);
     }
 
     /// Shows ciphertext where it is while `read` runs; what it leaves is kept.
     pub fn with_ciphertext<R>(&self, ciphertext: &[u8], read: impl FnOnce() -> R) -> R {
+        if self.owner_works.get() {
+            self.hold(ciphertext);
+            return read();
+        }
         self.buffers().borrow_mut().show(ciphertext);
         let result = read();
         self.buffers().borrow_mut().hold_rest();
@@ -102,12 +143,15 @@ impl Session {
     /// How much ciphertext libssl could take. An incomplete record does not count: it can only be
     /// read when more has come.
     pub fn unread_bytes(&self) -> usize {
-        self.buffers().borrow().visible_bytes()
+        if self.owner_works.get() { 0 } else { self.buffers().borrow().visible_bytes() }
     }
 
     /// Whether a call of [`Session::read`] has something to do.
     #[inline]
     pub fn is_readable(&self) -> bool {
+        if self.owner_works.get() {
+            return false;
+        }
         // SAFETY: the session is live.
         self.buffers().borrow().visible_bytes() > 0
             || unsafe { (self.library.SSL_pending)(self.ssl.as_ptr()) } > 0
@@ -117,6 +161,9 @@ impl Session {
 
     /// How much plaintext is in the records that are here; rarely a little less than there is.
     pub fn expected_bytes(&self) -> usize {
+        if self.owner_works.get() {
+            return 0;
+        }
         let waiting = self.buffers().borrow().waiting();
         self.waiting.set(waiting);
         // SAFETY: the session is live.
@@ -127,6 +174,9 @@ impl Session {
 
     /// Decrypts into `buffer`, record after record, until it is full or no whole record is left.
     pub fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> (usize, Outcome) {
+        if self.owner_works.get() {
+            return (0, Outcome::NeedsData);
+        }
         self.library.forget_errors();
         let mut filled = 0;
         while filled < buffer.len() && self.is_readable() {
@@ -156,6 +206,9 @@ impl Session {
 
     /// Encrypts `data`, which is not empty, behind the output that waits.
     pub fn write(&self, data: &[u8]) -> Outcome {
+        if self.owner_works.get() {
+            return Outcome::NeedsData;
+        }
         self.library.forget_errors();
         let len = i32::try_from(data.len()).unwrap_or(i32::MAX);
         // SAFETY: the session is live and nothing of the buffers is borrowed.
@@ -182,16 +235,15 @@ impl Session {
 
     // ---- ciphertext out --------------------------------------------------------------------
 
-    pub fn has_output(&self) -> bool {
-        !self.buffers().borrow().output.is_empty()
-    }
-
     pub fn output_bytes(&self) -> usize {
-        self.buffers().borrow().output.len()
+        if self.owner_works.get() { 0 } else { self.buffers().borrow().output.len() }
     }
 
     /// Lends `room`, which is empty, to the output. What waits already comes first.
     pub fn lend_output(&self, mut room: Vec<u8>) {
+        if self.owner_works.get() {
+            return;
+        }
         let mut buffers = self.buffers().borrow_mut();
         room.extend_from_slice(&buffers.output);
         buffers.output = room;
@@ -199,6 +251,9 @@ impl Session {
 
     /// Takes the records that wait to be sent.
     pub fn take_output(&self) -> Vec<u8> {
+        if self.owner_works.get() {
+            return Vec::new();
+        }
         std::mem::take(&mut self.buffers().borrow_mut().output)
     }
 }

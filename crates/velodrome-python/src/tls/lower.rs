@@ -6,7 +6,7 @@ use pyo3::{
     types::{PyBytes, PyString},
 };
 
-use super::TlsTransport;
+use super::{TlsTransport, Told};
 use crate::transport::StreamTransport;
 
 #[derive(Default)]
@@ -73,6 +73,18 @@ impl Lower {
             Lower::None => Ok(true),
             Lower::Stream(stream) => Ok(stream.get().is_lost(py)),
             Lower::Other(other) => other.call_method0(py, intern!(py, "is_closing"))?.is_truthy(py),
+        }
+    }
+
+    /// Whether its protocol has been told of the end already.
+    pub fn is_over(&self, py: Python<'_>) -> bool {
+        match self {
+            Lower::None => true,
+            Lower::Stream(stream) => stream.get().is_over(py),
+            Lower::Other(other) => match other.bind(py).cast_exact::<TlsTransport>() {
+                Ok(tls) => tls.get().inner(py).told.get() == Told::Lost,
+                Err(_) => false,
+            },
         }
     }
 

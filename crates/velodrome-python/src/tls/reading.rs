@@ -115,6 +115,7 @@ impl TlsTransport {
         let error = Self::error_of(slf, &filled.end);
         drop(buffer);
         if filled.is_full {
+            Self::inner_of(slf).read_is_cut.set(true);
             Self::call_soon(slf, intern!(py, "_proceed"))?;
         }
         if filled.count > 0 {

@@ -259,9 +259,7 @@ impl TlsTransport {
         let inner = Self::inner_of(slf);
         inner.writing_paused.set(false);
         Self::do_write(slf).or_else(|error| Self::failed(slf, error))?;
-        // The peer's end, unlike ours, waits for the reader as well.
-        let is_due = inner.closed.get() || !inner.reading_paused.get();
-        if inner.state.get() == State::Flushing && is_due {
+        if inner.state.get() == State::Flushing {
             return Self::do_flush(slf);
         }
         Ok(())
