@@ -1,6 +1,7 @@
 """What a protocol raises over TLS: who hears of it, and what becomes of the connection."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -57,6 +58,46 @@ async def test_an_exception_while_reading_is_reported_and_ends_the_connection(lo
     assert transport.is_closing()
     assert "eof_received" not in protocol.calls
     assert protocol.calls.count("connection_lost") == 1
+
+
+@pytest.mark.parametrize("buffer", [b"constant" * 10, None, "text"], ids=["constant", "none", "text"])
+async def test_what_cannot_be_filled_is_reported_and_ends_the_connection(loop, tls_stream, reports, buffer):
+    class Protocol(ViewRecorder):
+        armed = False
+
+        def get_buffer(self, sizehint):
+            return buffer if self.armed else super().get_buffer(sizehint)
+
+    _, protocol, peer = await tls_stream(Protocol())
+    protocol.armed = True
+    await peer.send(b"x")
+    error = await protocol.lost
+    assert isinstance(error, TypeError)
+    take_fatal(reports, error)
+    assert protocol.data == b""
+    if isinstance(buffer, bytes):
+        assert buffer == b"constant" * 10
+
+
+async def test_an_empty_buffer_ends_the_connection(loop, tls_stream, reports):
+    """asyncio takes it for the end of the peer; without TLS it is an error."""
+
+    class Protocol(ViewRecorder):
+        armed = False
+
+        def get_buffer(self, sizehint):
+            return bytearray() if self.armed else super().get_buffer(sizehint)
+
+    _, protocol, peer = await tls_stream(Protocol())
+    protocol.armed = True
+    await peer.send(b"x")
+    with contextlib.suppress(OSError):
+        await peer.unwrap()
+    peer.close()
+    await protocol.lost
+    assert protocol.data == b""
+    assert protocol.calls.count("connection_lost") == 1
+    reports.clear()
 
 
 @pytest.mark.parametrize("method", ["data_received", "buffer_updated"])

@@ -173,6 +173,21 @@ async def test_what_is_written_in_resume_writing_comes_last(loop, tls_stream):
     assert await peer.receive_exactly(len(written) + 14) == written + b"the last words"
 
 
+async def test_what_is_written_in_pause_writing_comes_last(loop, tls_stream):
+    class Protocol(Recorder):
+        def pause_writing(self):
+            super().pause_writing()
+            self.transport.write(b"one more")
+
+    transport, protocol, peer = await tls_stream(Protocol(), receive_buffer=SMALL_BUFFER)
+    transport.set_write_buffer_limits(high=1000)
+    written = bytearray()
+    while "pause_writing" not in protocol.calls:
+        transport.write(LARGE[: 1 << 16])
+        written += LARGE[: 1 << 16]
+    assert await peer.receive_exactly(len(written) + 8) == written + b"one more"
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 

@@ -243,6 +243,23 @@ async def test_start_tls_that_is_cancelled_closes_the_transport(loop, upgrade, a
     assert protocol.calls.count("connection_lost") <= 1
 
 
+@pytest.mark.parametrize("method", ["close", "abort"])
+async def test_ending_the_old_transport_during_the_handshake_ends_start_tls(loop, upgrade, method):
+    """By an error; or asyncio returns no transport."""
+    plain, protocol, peer = await upgrade.connect(Recorder())
+    starting = loop.create_task(upgrade.start(plain, protocol))
+    await polled(loop)
+    assert not starting.done()
+    getattr(plain, method)()
+    (outcome,) = await asyncio.gather(starting, return_exceptions=True)
+    assert outcome is None or isinstance(outcome, ConnectionError)
+    while await loop.sock_recv(peer.sock, 65536):
+        pass
+    await polled(loop)
+    assert plain.get_extra_info("socket").fileno() == -1
+    assert protocol.calls.count("connection_lost") <= 1
+
+
 # --- arguments ------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """asyncio's own streams over TLS: open_connection and start_server with ssl=."""
 
 import asyncio
+import concurrent.futures
 import ssl
 
 import pytest
@@ -130,3 +131,28 @@ async def test_many_connections_at_once(loop, connect, contexts):
         assert await reader.readexactly(1000) == b"x" * 1000
 
     await asyncio.gather(*(client() for _ in range(5)))
+
+
+def test_loops_in_several_threads_may_share_their_contexts(new_loop, contexts):
+    server_context, client_context = contexts
+
+    async def client(address):
+        reader, writer = await asyncio.open_connection(*address, ssl=client_context, server_hostname="localhost")
+        writer.write(PAYLOAD[:100_000])
+        received = await reader.readexactly(100_000)
+        writer.close()
+        await writer.wait_closed()
+        return received == PAYLOAD[:100_000]
+
+    async def main():
+        async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_context) as server:
+            address = server.sockets[0].getsockname()
+            return [await client(address) for _ in range(10)]
+
+    def run():
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(main())
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        results = [threads.submit(run) for _ in range(4)]
+    assert all(all(result.result()) for result in results)
