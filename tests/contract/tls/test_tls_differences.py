@@ -1,6 +1,6 @@
-"""What asyncio's TLS does not do well, each on the versions named: velodrome's own is to do better.
+"""Promises of transports that asyncio's TLS breaks, and velodrome's own is to keep.
 
-docs/differences.md says so, too.
+velodrome breaks them, too, as long as its TLS is asyncio's.
 """
 
 import asyncio
