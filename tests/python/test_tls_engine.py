@@ -1,8 +1,10 @@
 """What does the TLS of a connection: the interpreter's libssl, or its `ssl` module where that is not possible."""
 
 import asyncio
+import contextlib
 import gc
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -128,3 +130,260 @@ def test_the_collector_may_run_in_the_middle_of_a_construction(new_loop, certifi
     for transport in transports:
         transport.abort()
     loop.close()
+
+
+@pytest.fixture
+def pair(new_loop, certificates):
+    """Runs `use(transport, protocol, server's protocol)` with a connection of two transports."""
+
+    def run(use, protocol=Echo, context=None):
+        async def main():
+            loop = asyncio.get_running_loop()
+            accepted = loop.create_future()
+
+            class Server(Echo):
+                def connection_made(self, transport):
+                    super().connection_made(transport)
+                    accepted.set_result(self)
+
+            server = await loop.create_server(Server, "127.0.0.1", 0, ssl=certificates.server_context())
+            async with server:
+                transport, client = await loop.create_connection(
+                    protocol,
+                    *server.sockets[0].getsockname(),
+                    ssl=context or certificates.client_context(),
+                    server_hostname="localhost",
+                )
+                try:
+                    # Not the server's side yet: it may be waited for in vain.
+                    return await asyncio.wait_for(use(transport, client, accepted), 30)
+                finally:
+                    transport.abort()
+
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(main())
+
+    return run
+
+
+def run_in_child(program, certificates):
+    """Memory errors end a process, so it is another one."""
+    tests = os.path.dirname(os.path.dirname(__file__))
+    environment = {**os.environ, "AUTHORITY": str(certificates.authority), "SERVER": str(certificates.ecdsa)}
+    child = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", PRELUDE + program],
+        env=environment,
+        cwd=tests,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert child.returncode == 0, child.stderr
+    assert "panicked" not in child.stderr
+    return child.stdout
+
+
+PRELUDE = """
+import asyncio, gc, os, ssl, velodrome
+
+class Context(ssl.SSLContext):
+    made = []
+
+    def wrap_bio(self, *arguments, **options):
+        self.made.append(super().wrap_bio(*arguments, **options))
+        return self.made[0]
+
+async def connect(context):
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(os.environ["SERVER"])
+    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=theirs)
+    address = server.sockets[0].getsockname()
+    transport, _ = await loop.create_connection(asyncio.Protocol, *address, ssl=context, server_hostname="localhost")
+    return server, address, transport
+
+def client_context(cls):
+    context = cls(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(os.environ["AUTHORITY"])
+    return context
+
+def litter():
+    gc.collect()
+    return [bytes([255]) * size for size in range(16, 4096, 16) for _ in range(8)]
+"""
+
+
+def test_a_session_lives_as_long_as_the_transport_needs_it(certificates):
+    """`_sslobj` is an attribute like any other."""
+    run_in_child(
+        """
+async def main():
+    server, _, transport = await connect(client_context(ssl.SSLContext))
+    transport.get_extra_info("ssl_object")._sslobj = None
+    waste = litter()
+    for _ in range(10):
+        transport.write(b"x" * 10_000)
+        await asyncio.sleep(0)
+    transport.get_write_buffer_size()
+    transport.abort()
+    server.close()
+velodrome.run(main())
+""",
+        certificates,
+    )
+
+
+def test_a_session_is_lent_once(certificates):
+    """A context may answer with an object that it has made for another connection."""
+    run_in_child(
+        """
+async def main():
+    context = client_context(Context)
+    server, address, transport = await connect(context)
+    connecting = asyncio.get_running_loop().create_connection(
+        asyncio.Protocol, *address, ssl=context, server_hostname="localhost"
+    )
+    try:
+        other, _ = await asyncio.wait_for(connecting, 1)
+    except Exception:
+        other = None
+    waste = litter()
+    for _ in range(10):
+        transport.write(b"x" * 10_000)
+        await asyncio.sleep(0)
+    transport.get_write_buffer_size()
+    transport.abort()
+    if other:
+        other.abort()
+    server.close()
+velodrome.run(main())
+""",
+        certificates,
+    )
+
+
+def test_a_client_that_does_not_read_finishes_its_handshake(pair):
+    """(With asyncio the server waits until the client reads or writes.)"""
+
+    class Client(Echo):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.pause_reading()
+
+    async def use(transport, client, accepted):
+        await asyncio.wait_for(accepted, 5)
+
+    pair(use, Client)
+
+
+def test_a_slow_reader_keeps_no_more_than_its_limit(certificates):
+    """What has been read is given back, though something is always left."""
+    out = run_in_child(
+        """
+import resource, threading
+
+SIZE = 48 << 20
+
+class Slow(asyncio.BufferedProtocol):
+    def __init__(self):
+        self.buffer = memoryview(bytearray(16000))
+        self.count = 0
+        self.done = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, count):
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_later(0.0005, self.transport.resume_reading)
+        self.count += count
+        if self.count == SIZE:
+            self.done.set_result(None)
+
+    def connection_lost(self, exc):
+        if not self.done.done():
+            self.done.set_exception(exc or EOFError())
+
+def highest():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+async def main():
+    loop = asyncio.get_running_loop()
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(os.environ["SERVER"])
+    import socket
+    one, other = socket.socketpair()
+    def send():
+        with theirs.wrap_socket(other, server_side=True) as sock:
+            chunk = bytes(1 << 20)
+            for _ in range(SIZE >> 20):
+                sock.sendall(chunk)
+            sock.recv(1)
+    thread = threading.Thread(target=send)
+    thread.start()
+    context = client_context(ssl.SSLContext)
+    transport, protocol = await loop.create_connection(Slow, sock=one, ssl=context, server_hostname="localhost")
+    before = highest()
+    await protocol.done
+    print((highest() - before) >> 10)
+    transport.write(b"x")
+    transport.abort()
+    thread.join()
+velodrome.run(main())
+""",
+        certificates,
+    )
+    assert int(out) < 16  # MiB; 48 have come
+
+
+def test_a_paused_protocol_is_resumed_though_the_transport_drains_before_the_upgrade(new_loop, certificates):
+    """start_tls exchanges the protocol at once and starts in the next turn: what is told in between counts."""
+
+    class Protocol(asyncio.Protocol):
+        calls = ()
+
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def pause_writing(self):
+            self.calls += ("pause",)
+
+        def resume_writing(self):
+            self.calls += ("resume",)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        one, other = socket.socketpair()
+        with other:
+            other.setblocking(False)
+            transport, protocol = await loop.create_connection(Protocol, sock=one)
+            while not protocol.calls:
+                transport.write(bytes(1000))
+            await asyncio.sleep(0)
+            with contextlib.suppress(BlockingIOError):
+                while other.recv(1 << 20):
+                    pass
+            upgrades = []
+
+            def start():
+                coroutine = loop.start_tls(
+                    transport, protocol, certificates.client_context(), server_hostname="localhost"
+                )
+                future = coroutine.send(None)  # up to its first wait, in this very callback
+                upgrades.append((coroutine, future))
+
+            # In one batch: first this, then the transport, which has become writable.
+            loop.call_soon(start)
+            for _ in range(10):
+                await asyncio.sleep(0.01)
+            ((coroutine, _),) = upgrades
+            coroutine.close()
+            transport.abort()
+            return protocol.calls
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(main()) == ("pause", "resume")

@@ -604,3 +604,58 @@ def test_an_open_connection_of_a_closed_loop_is_freed_with_a_warning(new_loop, c
     assert sock.fileno() == -1
     peer.close()
 
+
+# --- the peer ends its direction and reads on -----------------------------------------------------
+
+
+async def end_direction(peer, ends):
+    if "announced" in ends:
+        await peer.close_notify()
+    if "socket" in ends:
+        peer.sock.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("ends", ["announced", "socket", "announced, socket"])
+async def test_what_was_written_before_close_arrives_though_the_peer_ends_its_direction(loop, tls_stream, ends):
+    transport, protocol, peer = await tls_stream(Recorder(), receive_buffer=SMALL_BUFFER)
+    transport.write(LARGE)
+    transport.close()
+    await end_direction(peer, ends)
+    await polled(loop)
+    assert await peer.receive_exactly(len(LARGE)) == LARGE
+    await receive_all_there_is(peer)
+    if ends == "announced":
+        peer.sock.shutdown(socket.SHUT_WR)
+    assert await protocol.lost is None
+    assert protocol.calls.count("eof_received") == 1
+    assert protocol.calls[-1] == "connection_lost"
+
+
+@pytest.mark.parametrize("ends", ["announced", "socket", "announced, socket"])
+async def test_what_was_written_arrives_though_the_peer_ends_its_direction(loop, tls_stream, ends):
+    """As a client does that has nothing more to ask for."""
+    transport, protocol, peer = await tls_stream(Recorder(), receive_buffer=SMALL_BUFFER)
+    transport.write(LARGE)
+    await end_direction(peer, ends)
+    await polled(loop)
+    assert await peer.receive_exactly(len(LARGE)) == LARGE
+    await receive_all_there_is(peer)
+    assert await protocol.lost is None
+    assert protocol.calls.count("eof_received") == 1
+    assert protocol.calls[-1] == "connection_lost"
+
+
+async def test_the_end_waits_for_a_paused_reader_though_the_peer_reads_on(loop, tls_stream):
+    transport, protocol, peer = await tls_stream(Recorder(), receive_buffer=SMALL_BUFFER)
+    transport.pause_reading()
+    transport.write(LARGE)
+    await peer.send(b"held")
+    peer.sock.shutdown(socket.SHUT_WR)
+    await polled(loop)
+    assert await peer.receive_exactly(len(LARGE)) == LARGE
+    await polled(loop)
+    assert "eof_received" not in protocol.calls
+    transport.resume_reading()
+    assert await protocol.lost is None
+    assert protocol.data == b"held"
+    assert protocol.calls[-2:] == ["eof_received", "connection_lost"]

@@ -291,3 +291,35 @@ async def test_debug_mode_logs_the_handshake(loop, tls_stream, caplog):
     messages = [record.getMessage() for record in caplog.records]
     assert any("starts SSL handshake" in message for message in messages)
     assert any("SSL handshake took " in message for message in messages)
+
+
+async def test_what_was_written_before_an_exception_arrives(loop, tls_stream, reports):
+    """Also if writes are joined, which a transport learns from turns with two of them."""
+    error = ZeroDivisionError()
+
+    class Protocol(Recorder):
+        def data_received(self, data):
+            self.transport.write(data[:1])
+            self.transport.write(data[1:])
+            if data == b"4.":
+                raise error
+
+    _, protocol, peer = await tls_stream(Protocol())
+    for message in (b"1.", b"2.", b"3.", b"4."):
+        await peer.send(message)
+        assert await peer.receive_exactly(2) == message
+    assert await protocol.lost is error
+    take_fatal(reports, error)
+
+
+@pytest.mark.parametrize("method", ["data_received", "buffer_updated", "get_buffer"])
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()], ids=repr)
+async def test_what_is_no_ordinary_exception_is_reported_by_the_transport_below(
+    loop, tls_stream, reports, method, error
+):
+    protocol = Raising(method, error) if method == "data_received" else BufferedRaising(method, error)
+    _, _, peer = await tls_stream(protocol)
+    protocol.armed = True
+    await peer.send(b"x")
+    assert await protocol.lost is error
+    take_fatal(reports, error, "Fatal error: protocol.buffer_updated() call failed.")

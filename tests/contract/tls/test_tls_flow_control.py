@@ -442,3 +442,16 @@ async def test_the_read_buffer_is_empty_when_all_has_been_delivered(loop, tls_st
     transport.resume_reading()
     await protocol.received(400)
     assert transport.get_read_buffer_size() == 0
+
+
+async def test_a_read_limit_smaller_than_a_record_stops_nothing(loop, tls_stream):
+    transport, protocol, peer = await tls_stream(Recorder())
+    transport.set_read_buffer_limits(high=4096)
+    peer.ssl.write(LARGE[:16000])
+    record = peer.outgoing.read()
+    await peer.wire.send(record[:8000])
+    await polled(loop)
+    assert transport.get_read_buffer_size() == 0
+    await peer.wire.send(record[8000:])
+    async with asyncio.timeout(5):
+        assert await protocol.received(16000) == LARGE[:16000]
