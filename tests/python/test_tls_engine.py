@@ -387,3 +387,60 @@ def test_a_paused_protocol_is_resumed_though_the_transport_drains_before_the_upg
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(main()) == ("pause", "resume")
+
+
+def test_another_thread_may_ask_for_sizes_while_libssl_works(certificates):
+    """libssl's handshake and shutdown run without the interpreter's lock."""
+    run_in_child(
+        """
+import socket, sys, threading, time
+
+sys.setswitchinterval(1e-6)
+looked_at = None
+ended = False
+
+def look():
+    while not ended:
+        transport = looked_at
+        if transport is None:
+            time.sleep(0)
+            continue
+        for _ in range(50):
+            transport.get_read_buffer_size()
+            transport.get_write_buffer_size()
+
+class Server(asyncio.Protocol):
+    def connection_made(self, transport):
+        pass
+
+async def main():
+    global looked_at, ended
+    loop = asyncio.get_running_loop()
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(os.environ["SERVER"])
+    server = await loop.create_server(Server, "127.0.0.1", 0, ssl=theirs)
+    context = client_context(ssl.SSLContext)
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            plain, protocol = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+            upgrading = asyncio.ensure_future(
+                loop.start_tls(plain, protocol, context, server_hostname="localhost")
+            )
+            await asyncio.sleep(0)
+            looked_at = plain.get_protocol()
+            transport = await upgrading
+            transport.close()
+            await asyncio.sleep(0)
+            looked_at = None
+    finally:
+        ended = True
+        thread.join()
+        server.close()
+
+velodrome.run(main())
+""",
+        certificates,
+    )

@@ -659,3 +659,20 @@ async def test_the_end_waits_for_a_paused_reader_though_the_peer_reads_on(loop, 
     assert await protocol.lost is None
     assert protocol.data == b"held"
     assert protocol.calls[-2:] == ["eof_received", "connection_lost"]
+
+
+async def test_much_data_for_a_peer_that_is_gone_is_not_worth_many_words(loop, tls_stream, caplog):
+    transport, protocol, peer = await tls_stream(Recorder())
+    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+    peer.close()
+    transport.write(LARGE)
+    await protocol.lost
+    assert caplog.messages == []
+
+
+async def test_a_record_that_is_too_long_is_refused_at_its_header(loop, tls_stream):
+    _, protocol, peer = await tls_stream(Recorder())
+    await peer.wire.send(b"\x17\x03\x03\x47\xff")
+    await asyncio.wait([protocol.lost], timeout=5)
+    assert protocol.lost.done()
+    assert isinstance(protocol.exception, ssl.SSLError)
