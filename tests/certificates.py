@@ -44,11 +44,12 @@ class Certificates:
 
     `rsa` and `ecdsa` are servers called localhost, `elsewhere` is one with another name, `client` is a client; the
     `authority` signed them all. `stranger` calls itself localhost, and nobody vouches for it.
+
+    A folder that has them already, from the process that made them, serves as it is.
     """
 
     def __init__(self, folder):
-        self._folder = folder
-        (folder / "openssl.cnf").write_text(_CONFIG)
+        self.folder = folder
         self.authority = self._make("authority", "authority", _ECDSA)
         self.rsa = self._make("rsa", "server", _RSA, self.authority)
         self.ecdsa = self._make("ecdsa", "server", _ECDSA, self.authority)
@@ -62,6 +63,13 @@ class Certificates:
         context.load_cert_chain(certificate or self.ecdsa)
         return context
 
+    def mutual_server_context(self):
+        """Of a server that takes only clients for which the authority vouches."""
+        context = self.server_context()
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(self.authority)
+        return context
+
     def client_context(self, certificate=None):
         """Of a client that trusts the authority and nobody else."""
         context = ssl.create_default_context(cafile=self.authority)
@@ -71,9 +79,13 @@ class Certificates:
 
     def _make(self, name, extensions, key, issuer=None):
         """Return the path of a new file; without an issuer the certificate signs itself."""
-        path = self._folder / f"{name}.pem"
-        key_path = self._folder / f"{name}.key"
-        command = ["openssl", "req", "-x509", "-config", self._folder / "openssl.cnf", "-extensions", extensions]
+        path = self.folder / f"{name}.pem"
+        if path.exists():
+            return path
+        config_path = self.folder / "openssl.cnf"
+        config_path.write_text(_CONFIG)
+        key_path = self.folder / f"{name}.key"
+        command = ["openssl", "req", "-x509", "-config", config_path, "-extensions", extensions]
         command += ["-nodes", *key, "-subj", f"/CN={name}", "-days", "30", "-keyout", key_path, "-out", path]
         if issuer:
             command += ["-CA", issuer, "-CAkey", issuer]

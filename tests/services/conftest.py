@@ -19,13 +19,18 @@ def command(program, *args):
     return [sys.executable, str(PROGRAMS / program), *map(str, args)]
 
 
+def folder_of(certificates):
+    """The last argument of each program: with it, the program speaks TLS."""
+    return [certificates.folder] if certificates else []
+
+
 class Service:
     """A server in a process of its own; `port` is where it listens."""
 
-    def __init__(self, name, loop_name):
+    def __init__(self, name, loop_name, certificates):
         self.errors = tempfile.TemporaryFile("w+")  # not a pipe, which a service could fill
         self.process = subprocess.Popen(
-            command("serve.py", name, loop_name),
+            command("serve.py", name, loop_name, *folder_of(certificates)),
             env=child_environment(**ENVIRONMENT),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -44,6 +49,16 @@ class Service:
         """Its descriptors and threads, by number."""
         return len(open_fds(self.process.pid)), thread_count(self.process.pid)
 
+    def settled(self):
+        """What it holds once it has seen the last client leave."""
+        held = self.holds()
+        while True:
+            # Clients are gone before the server has read so: it needs a moment, and how long is up to the machine.
+            subprocess.run([sys.executable, "-c", ""], check=True)
+            if (now := self.holds()) == held:
+                return held
+            held = now
+
     def resident_bytes(self):
         return resident_bytes(self.process.pid)
 
@@ -57,13 +72,14 @@ class Service:
 
 @pytest.fixture(scope="session")
 def service(loop_name):
-    """Starts a service, or finds it running: by name. All must end in order."""
+    """Starts a service, or finds it running: by name. With certificates it speaks TLS. All must end in order."""
     services = {}
 
-    def find(name):
-        if name not in services or services[name].process.poll() is not None:
-            services[name] = Service(name, loop_name)
-        return services[name]
+    def find(name, certificates=None):
+        key = name, certificates
+        if key not in services or services[key].process.poll() is not None:
+            services[key] = Service(name, loop_name, certificates)
+        return services[key]
 
     yield find
     try:
@@ -99,7 +115,9 @@ def run_side_by_side(*programs):
 @pytest.fixture
 def load(loop_name):
     """Runs a client of load.py on the same kind of loop; how many answers were right."""
-    return lambda client, port: run_program("load.py", client, loop_name, port)
+    return lambda client, port, certificates=None: run_program(
+        "load.py", client, loop_name, port, *folder_of(certificates)
+    )
 
 
 @pytest.fixture
@@ -111,4 +129,6 @@ def loads(loop_name):
 @pytest.fixture
 def connections():
     """Opens and closes connections; how many answers were right."""
-    return lambda kind, port, count: run_program("connections.py", kind, port, count)
+    return lambda kind, port, count, certificates=None: run_program(
+        "connections.py", kind, port, count, *folder_of(certificates)
+    )

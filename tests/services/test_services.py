@@ -43,23 +43,12 @@ def test_ten_thousand_connections_leave_nothing_behind(service, connections, ser
     """Descriptors, threads and memory are where they were before."""
     running = service(server)
     assert connections(kind, running.port, 2000) == 2000  # warm-up: caches and free lists fill
-    before = settled(running)
+    before = running.settled()
     resident = running.resident_bytes()
     assert connections(kind, running.port, 10_000) == 10_000
-    assert settled(running) == before
+    assert running.settled() == before
     # 400 bytes a connection: less than a transport, a protocol or a socket takes.
     assert running.resident_bytes() - resident < 4 << 20
-
-
-def settled(running):
-    """What the service holds, once it has seen the last client leave."""
-    held = running.holds()
-    while True:
-        # Clients are gone before the server has read so: it needs a moment, and how long is up to the machine.
-        subprocess.run([sys.executable, "-c", ""], check=True)
-        if (now := running.holds()) == held:
-            return held
-        held = now
 
 
 # --- programs that find their loop themselves -----------------------------------------------------

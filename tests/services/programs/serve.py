@@ -1,15 +1,22 @@
 """Serves one of the frameworks on the loop of the given name until its input ends.
 
-    serve.py SERVICE LOOP
+    serve.py SERVICE LOOP [CERTIFICATES]
 
-Prints the port when it is ready. Each service answers with the bytes that it was sent.
+With a folder of certificates it speaks TLS. Prints the port when it is ready. Each service answers with the bytes
+that it was sent.
 """
 
 import asyncio
 import contextlib
+import functools
+import hashlib
+import socket
 import sys
 import threading
+from pathlib import Path
 
+import fake_postgresql
+from certificates import Certificates
 from support import loop_factory
 
 
@@ -24,6 +31,11 @@ async def input_ended():
 
 def ready(port):
     print(port, flush=True)
+
+
+def context_of(certificates):
+    """What asyncio's `ssl=` and its kin take: None is a service without TLS."""
+    return certificates.server_context() if certificates else None
 
 
 # --- uvicorn --------------------------------------------------------------------------------------
@@ -62,10 +74,13 @@ async def asgi_app(scope, receive, send):
 
 
 def uvicorn_service(http):
-    async def serve():
+    async def serve(certificates):
         import uvicorn
 
-        config = uvicorn.Config(asgi_app, port=0, http=http, log_level="warning", access_log=False)
+        certificate = certificates.ecdsa if certificates else None
+        config = uvicorn.Config(
+            asgi_app, port=0, http=http, log_level="warning", access_log=False, ssl_certfile=certificate
+        )
         server = uvicorn.Server(config)
         # Its own signal handling stays away: the end of the input ends this service.
         serving = asyncio.create_task(server._serve())
@@ -79,10 +94,33 @@ def uvicorn_service(http):
     return serve
 
 
+# --- hypercorn, for HTTP/2 ------------------------------------------------------------------------
+
+
+async def hypercorn_service(certificates):
+    import hypercorn.asyncio
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = hypercorn.Config()
+    config.loglevel = "WARNING"
+    config.certfile = config.keyfile = certificates.ecdsa
+    ready(listener.getsockname()[1])
+    config.bind = f"fd://{listener.detach()}"
+    await hypercorn.asyncio.serve(asgi_app, config, shutdown_trigger=input_ended)
+
+
 # --- aiohttp --------------------------------------------------------------------------------------
 
 
-async def aiohttp_service():
+async def aiohttp_service(certificates):
+    await serve_aiohttp(context_of(certificates))
+
+
+async def aiohttp_mutual_service(certificates):
+    await serve_aiohttp(certificates.mutual_server_context())
+
+
+async def serve_aiohttp(context):
     from aiohttp import WSMsgType, web
 
     async def plain(request):
@@ -106,11 +144,15 @@ async def aiohttp_service():
                 await socket.send_str(message.data)
         return socket
 
+    async def client_certificate(request):
+        return web.json_response(request.get_extra_info("peercert"))
+
     app = web.Application(client_max_size=1 << 26)
     app.add_routes([web.post("/", plain), web.post("/chunked", chunked), web.get("/websocket", websocket)])
+    app.add_routes([web.get("/client-certificate", client_certificate)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     ready(runner.addresses[0][1])
     await input_ended()
     await runner.cleanup()
@@ -119,14 +161,14 @@ async def aiohttp_service():
 # --- websockets -----------------------------------------------------------------------------------
 
 
-async def websockets_service():
+async def websockets_service(certificates):
     from websockets.asyncio.server import serve
 
     async def echo(connection):
         async for message in connection:
             await connection.send(message)
 
-    async with serve(echo, "127.0.0.1", 0, max_size=None) as server:
+    async with serve(echo, "127.0.0.1", 0, max_size=None, ssl=context_of(certificates)) as server:
         ready(server.sockets[0].getsockname()[1])
         await input_ended()
 
@@ -134,8 +176,9 @@ async def websockets_service():
 # --- anyio ----------------------------------------------------------------------------------------
 
 
-async def anyio_service():
+async def anyio_service(certificates):
     import anyio
+    from anyio.streams.tls import TLSListener
 
     async def echo(stream):
         async with stream:
@@ -143,9 +186,12 @@ async def anyio_service():
                 await stream.send(chunk)
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    if certificates:
+        listener = TLSListener(listener, certificates.server_context())
     async with listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, echo)
-        ready(listener.extra(anyio.abc.SocketAttribute.local_port))
+        ready(port)
         await input_ended()
         group.cancel_scope.cancel()
 
@@ -153,28 +199,63 @@ async def anyio_service():
 # --- asyncio's own streams ------------------------------------------------------------------------
 
 
-async def streams_service():
+async def streams_service(certificates):
     async def echo(reader, writer):
         with contextlib.suppress(ConnectionError), contextlib.closing(writer):
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
 
-    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=context_of(certificates)) as server:
         ready(server.sockets[0].getsockname()[1])
         await input_ended()
+
+
+# --- protocols that begin without TLS ------------------------------------------------------------
+
+
+async def postgresql_service(certificates):
+    session = functools.partial(fake_postgresql.session, context=context_of(certificates))
+    async with await asyncio.start_server(session, "127.0.0.1", 0) as server:
+        ready(server.sockets[0].getsockname()[1])
+        await input_ended()
+
+
+async def smtp_service(certificates):
+    from aiosmtpd.smtp import SMTP
+
+    class Handler:
+        async def handle_DATA(self, server, session, envelope):
+            assert session.ssl
+            return f"250 {hashlib.sha256(envelope.content).hexdigest()}"
+
+    loop = asyncio.get_running_loop()
+
+    def make_protocol():
+        context = certificates.server_context()
+        return SMTP(Handler(), hostname="localhost", tls_context=context, require_starttls=True, loop=loop)
+
+    server = await loop.create_server(make_protocol, "127.0.0.1", 0)
+    ready(server.sockets[0].getsockname()[1])
+    await input_ended()
+    server.close()
 
 
 SERVICES = {
     "uvicorn-h11": uvicorn_service("h11"),
     "uvicorn-httptools": uvicorn_service("httptools"),
+    "hypercorn": hypercorn_service,
     "aiohttp": aiohttp_service,
+    "aiohttp-mutual": aiohttp_mutual_service,
     "websockets": websockets_service,
     "anyio": anyio_service,
     "streams": streams_service,
+    "postgresql": postgresql_service,
+    "smtp": smtp_service,
 }
 
 if __name__ == "__main__":
-    service, loop_name = sys.argv[1:]
+    service, loop_name, *folder = sys.argv[1:]
+    certificates = Certificates(Path(*folder)) if folder else None
     with asyncio.Runner(loop_factory=loop_factory(loop_name)) as runner:
-        runner.run(SERVICES[service]())
+        runner.run(SERVICES[service](certificates))
