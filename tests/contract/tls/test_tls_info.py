@@ -398,11 +398,47 @@ async def test_a_class_of_ones_own_may_refuse_the_peer(loop, certificates):
 
     context = certificates.client_context()
     context.sslobject_class = Refusing
+    one, other = socket.socketpair()
+    other.setblocking(False)
+    peer = TlsPeer(Wire(loop, other), certificates.server_context(), server_side=True)
+    protocol = Recorder()
+    refusal, _ = await asyncio.gather(
+        loop.create_connection([protocol].pop, sock=one, ssl=context, server_hostname="localhost"),
+        peer.handshake(),
+        return_exceptions=True,
+    )
+    assert isinstance(refusal, ssl.SSLCertVerificationError)
+    assert "refused by its own check" in str(refusal)
+    await polled(loop)
+    assert protocol.calls == []
+    assert one.fileno() == -1
+    peer.close()
+
+
+async def test_a_peer_that_is_refused_is_not_told_who_refuses(loop, certificates):
+    """What a client has to say last, its certificate with it, is for a server that it trusts."""
+
+    class Refusing(CheckedObject):
+        refuses = True
+
+    context = certificates.client_context(certificates.client)
+    context.sslobject_class = Refusing
     server_context = certificates.server_context()
-    async with await asyncio.start_server(lambda *args: None, "127.0.0.1", 0, ssl=server_context) as server:
-        with pytest.raises(ssl.SSLCertVerificationError, match="refused by its own check"):
-            await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=context, server_hostname="localhost")
-        await polled(loop)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    server_context.load_verify_locations(certificates.authority)
+    one, other = socket.socketpair()
+    other.setblocking(False)
+    peer = TlsPeer(Wire(loop, other), server_context, server_side=True)
+    refusal, _ = await asyncio.gather(
+        loop.create_connection(Recorder, sock=one, ssl=context, server_hostname="localhost"),
+        peer.handshake(),
+        return_exceptions=True,
+    )
+    await polled(loop)
+    peer.close()
+    assert isinstance(refusal, ssl.SSLCertVerificationError)
+    with pytest.raises(ValueError, match="handshake not done yet"):
+        peer.ssl.getpeercert()
 
 
 async def test_a_class_of_ones_own_sees_what_is_read_and_written(loop, agree, certificates):
