@@ -384,6 +384,31 @@ async def test_a_record_that_was_changed_is_an_error_of_the_connection(loop, tls
     assert protocol.data == b""
 
 
+@pytest.mark.parametrize("protocol_class", [Recorder, ViewRecorder])
+async def test_a_changed_record_is_what_went_wrong_even_for_a_protocol_that_closes(loop, tls_stream, protocol_class):
+    """And not that the connection cannot be shut down in order any more."""
+
+    class Protocol(protocol_class):
+        def note(self, call):
+            super().note(call)
+            if call in ("data_received", "buffer_updated"):
+                self.transport.close()
+
+    _, protocol, peer = await tls_stream(Protocol())
+    peer.ssl.write(b"good")
+    good = peer.outgoing.read()
+    peer.ssl.write(b"changed")
+    record = bytearray(peer.outgoing.read())
+    record[-1] ^= 1
+    await peer.wire.send(good + record)
+    await polled(loop)
+    peer.close()
+    exc = await protocol.lost
+    reasons = ("RECORD_LAYER_FAILURE", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC")
+    assert exc is None or isinstance(exc, ConnectionResetError) or exc.reason in reasons
+    assert protocol.calls.count("connection_lost") == 1
+
+
 async def test_a_reset_by_the_peer_is_an_error_of_the_connection(loop, tls_stream):
     if tls_stream.kind == "unix":
         pytest.skip("there is no reset")
