@@ -10,7 +10,7 @@ import ssl
 
 import pytest
 from checker import LARGE, BufferedRecorder, Recorder, connect_stream, polled
-from tls_checker import TlsPeer, Wire, connect_tls
+from tls_checker import TlsPeer, ViewRecorder, Wire, connect_tls
 
 # From 3.13.12 and 3.14.3 on asyncio gives TLS what a server's StreamReader has already read (gh-142352).
 MOVES_WHAT_IS_READ = "_buffer" in inspect.getsource(asyncio.BaseEventLoop.start_tls)
@@ -124,6 +124,22 @@ async def test_a_buffer_that_is_no_view_loses_nothing(loop, certificates):
     await protocol.lost
     peer.close()
     assert received == b"".join(b"%05d" % number for number in range(10))
+
+
+@pytest.mark.differs("asyncio drops what it has read when the next record cannot be")
+@pytest.mark.parametrize("protocol_class", [Recorder, ViewRecorder])
+async def test_what_came_before_a_changed_record_is_delivered(loop, certificates, protocol_class):
+    transport, protocol, peer = await connect_tls(loop, "client", protocol_class(), certificates)
+    peer.ssl.write(b"good")
+    good = peer.outgoing.read()
+    peer.ssl.write(b"changed")
+    record = bytearray(peer.outgoing.read())
+    record[-1] ^= 1
+    await peer.wire.send(good + record)
+    exc = await protocol.lost
+    peer.close()
+    assert isinstance(exc, ssl.SSLError)
+    assert protocol.data == b"good"
 
 
 @pytest.mark.differs("asyncio raises AttributeError")
