@@ -89,7 +89,10 @@ struct Inner {
     handshaken: Cell<bool>,
     /// The engine is at work: it must not be entered again, by a callback that it calls.
     busy: Cell<bool>,
-    /// Something could not be done because of that.
+    /// Reading has failed: that is about to end the connection, when what was read before is
+    /// delivered.
+    broken: Cell<bool>,
+    /// Something could not be done while the engine was at work.
     asked_meanwhile: Cell<bool>,
     /// The transport below has received its end-of-file.
     eof_received: Cell<bool>,
@@ -170,14 +173,15 @@ impl TlsTransport {
         result
     }
 
-    /// Whether the engine is at work, in which case the caller is to come again later.
+    /// Whether the engine is at work, in which case the caller comes again later, or never to work
+    /// again.
     #[inline]
     fn is_busy(&self, py: Python<'_>) -> bool {
         let inner = self.inner(py);
         if inner.busy.get() {
             inner.asked_meanwhile.set(true);
         }
-        inner.busy.get()
+        inner.busy.get() || inner.broken.get()
     }
 
     /// The `ssl.SSLObject`, from the handshake on.
@@ -312,7 +316,10 @@ impl TlsTransport {
         drop(inner.lower.replace(Lower::None));
         inner.base.let_go();
         Self::forget_if_over(slf);
-        Self::wake(py, waiter, Some(because).filter(|because| !because.is_none()))
+        // Who waits still, waits for the handshake.
+        let aborted = PyConnectionAbortedError::new_err("the TLS handshake was aborted");
+        let because = if because.is_none() { aborted.value(py).as_any() } else { because };
+        Self::wake(py, waiter, Some(because))
     }
 
     /// After a second `close` and the loss of the connection nobody asks for TLS any more.
@@ -600,6 +607,7 @@ impl TlsTransport {
             handshaken: Cell::new(false),
             busy: Cell::new(false),
             asked_meanwhile: Cell::new(false),
+            broken: Cell::new(false),
             eof_received: Cell::new(false),
             reading_paused: Cell::new(false),
             read_is_cut: Cell::new(false),

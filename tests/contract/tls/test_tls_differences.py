@@ -1,7 +1,4 @@
-"""Promises of transports that asyncio's TLS breaks, and velodrome's own is to keep.
-
-velodrome breaks them, too, as long as its TLS is asyncio's.
-"""
+"""Promises of transports that asyncio's TLS breaks, and velodrome's own keeps."""
 
 import asyncio
 import inspect

@@ -8,7 +8,7 @@ use std::{convert::Infallible, mem::MaybeUninit};
 
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::PyRuntimeError,
+    exceptions::{PyBufferError, PyRuntimeError, PyTypeError},
     intern,
     prelude::*,
     types::{PyBytes, PyDict, PyMemoryView, PySlice, PyString},
@@ -212,7 +212,7 @@ impl Engine {
     /// Reads into an object with a writable buffer, as much as fits.
     pub fn read_into(&self, buffer: &Bound<'_, PyAny>) -> PyResult<Filled> {
         let py = buffer.py();
-        let mut view = View::writable(buffer)?;
+        let mut view = View::writable(buffer).map_err(|error| not_writable(buffer, error))?;
         let room = view.len();
         if room == 0 {
             return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
@@ -376,6 +376,18 @@ fn waits(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
     let SslModule { want_read_error, syscall_error, .. } = ssl_module(py)?;
     Ok(error.is_instance(py, want_read_error.bind(py))
         || error.is_instance(py, syscall_error.bind(py)))
+}
+
+/// What `SSLObject.read` says of a buffer that cannot be filled.
+#[cold]
+fn not_writable(buffer: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyBufferError>(buffer.py()) {
+        return error;
+    }
+    let class = buffer.get_type().name().map_or_else(|_| "object".into(), |name| name.to_string());
+    PyTypeError::new_err(format!(
+        "read() argument 2 must be read-write bytes-like object, not {class}"
+    ))
 }
 
 /// libssl failed and then did not: nothing is known to do so.

@@ -128,6 +128,7 @@ impl TlsTransport {
     /// libssl's error, before anybody's code can hide it.
     #[inline]
     pub(super) fn error_of(slf: &Bound<'_, Self>, end: &End) -> Option<PyErr> {
+        Self::inner_of(slf).broken.set(matches!(end, End::Failed(_)));
         match end {
             End::Failed(None) => {
                 let py = slf.py();
