@@ -144,7 +144,7 @@ class TlsMethods:
             )
 
     async def start_tls(
-        self,
+        self: Any,
         transport: Any,
         protocol: Any,
         sslcontext: Any,
@@ -184,7 +184,8 @@ class TlsMethods:
         # Nothing may come before `connection_made`.
         transport.pause_reading()
         if server_side and isinstance(protocol, asyncio.StreamReaderProtocol):
-            received = getattr(protocol._stream_reader, "_buffer", None)
+            reader = getattr(protocol, "_stream_reader", None)
+            received = getattr(reader, "_buffer", None)
             if received:
                 tls._feed(received)
                 received.clear()
