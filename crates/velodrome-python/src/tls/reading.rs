@@ -37,6 +37,10 @@ impl TlsTransport {
     pub fn taken_in(slf: &Bound<'_, Self>, taken: TakenIn) -> PyResult<()> {
         match taken {
             TakenIn::Read(plaintext) => Self::do_read(slf, Some(plaintext)),
+            TakenIn::Held if Self::inner_of(slf).state.get() == State::Open => {
+                Self::do_read(slf, None)
+            }
+            // The user's TLS callbacks run in the connection's context, too.
             TakenIn::Held => {
                 let base = &Self::inner_of(slf).base;
                 base.in_context_nested(slf.py(), || Self::proceed(slf)).map(drop)
