@@ -316,9 +316,11 @@ impl TlsTransport {
         drop(inner.lower.replace(Lower::None));
         inner.base.let_go();
         Self::forget_if_over(slf);
-        // Who waits still, waits for the handshake.
-        let aborted = PyConnectionAbortedError::new_err("the TLS handshake was aborted");
-        let because = if because.is_none() { aborted.value(py).as_any() } else { because };
+        if waiter.is_some() && because.is_none() {
+            // Who waits still, waits for the handshake.
+            let aborted = PyConnectionAbortedError::new_err("the TLS handshake was aborted");
+            return Self::wake(py, waiter, Some(aborted.value(py).as_any()));
+        }
         Self::wake(py, waiter, Some(because))
     }
 
