@@ -6,11 +6,13 @@ import socket
 import ssl
 
 import pytest
-from checker import LARGE, BufferedRecorder, Recorder, connect_stream, polled
+from checker import LARGE, SMALL_BUFFER, BufferedRecorder, Recorder, connect_stream, polled
 from tls_checker import TlsPeer, ViewRecorder, Wire, connect_tls
 
 # From 3.13.12 and 3.14.3 on asyncio gives TLS what a server's StreamReader has already read (gh-142352).
 MOVES_WHAT_IS_READ = "_buffer" in inspect.getsource(asyncio.BaseEventLoop.start_tls)
+# From 3.12.8 and 3.13.1 on (gh-118950).
+ASKS_BELOW = hasattr(asyncio.sslproto.SSLProtocol, "_is_transport_closing")
 
 
 @pytest.mark.differs("asyncio loses what the reader has read", when=not MOVES_WHAT_IS_READ, run=False)
@@ -199,3 +201,29 @@ async def test_one_large_write_is_held_and_pauses_writing(loop, certificates):
     peer.close()
     assert size > 1 << 20
     assert calls[-1] == "pause_writing"
+
+
+@pytest.mark.differs("asyncio does not ask the transport below", when=not ASKS_BELOW)
+async def test_a_transport_is_closing_when_the_one_below_is(loop, certificates):
+    plain, protocol, sock = await connect_stream(loop, "tcp", Recorder())
+    peer = TlsPeer(Wire(loop, sock), certificates.server_context(), server_side=True)
+    upgrading = loop.start_tls(plain, protocol, certificates.client_context(), server_hostname="localhost")
+    transport, _ = await asyncio.gather(upgrading, peer.handshake())
+    before = transport.is_closing()
+    plain.close()
+    after = transport.is_closing()
+    await protocol.lost
+    peer.close()
+    assert (before, after) == (False, True)
+
+
+@pytest.mark.differs("asyncio's transport below has it all, and waits for the peer for ever", run=False)
+async def test_a_peer_that_has_ended_and_does_not_read_has_a_time_limit(loop, certificates):
+    transport, protocol, peer = await connect_tls(
+        loop, "client", Recorder(), certificates, receive_buffer=SMALL_BUFFER, ssl_shutdown_timeout=0.05
+    )
+    transport.write(LARGE)
+    peer.sock.shutdown(socket.SHUT_WR)
+    exc = await protocol.lost
+    peer.close()
+    assert isinstance(exc, TimeoutError)
