@@ -126,6 +126,27 @@ impl<'a, 'py> Arguments<'a, 'py> {
         Ok(found)
     }
 
+    /// The one argument of a method that takes no other, by place or by name.
+    #[inline]
+    pub fn only(
+        &self,
+        function: &str,
+        name: &Bound<'py, PyString>,
+    ) -> PyResult<*mut ffi::PyObject> {
+        match *self.positional() {
+            [value] if !self.has_keywords() => Ok(value),
+            [] => {
+                let [value] = self.take_keywords(function, [name])?;
+                value.ok_or_else(|| {
+                    PyTypeError::new_err(format!(
+                        "{function}() missing 1 required positional argument: '{name}'"
+                    ))
+                })
+            }
+            _ => Err(PyTypeError::new_err(format!("{function}() takes exactly one argument"))),
+        }
+    }
+
     /// The arguments as Python would pass them on: a tuple and a dictionary.
     pub fn to_call(
         self,

@@ -3,7 +3,7 @@
 
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::{PyNotImplementedError, PyTypeError, PyValueError},
+    exceptions::{PyNotImplementedError, PyValueError},
     intern,
     prelude::*,
     types::{PyDict, PyString},
@@ -23,16 +23,7 @@ fn write<'py>(
     slf: &Bound<'py, TlsTransport>,
     arguments: Arguments<'_, 'py>,
 ) -> PyResult<Py<PyAny>> {
-    let data = match *arguments.positional() {
-        [data] if !arguments.has_keywords() => data,
-        [] => {
-            let [data] = arguments.take_keywords("write", [intern!(py, "data")])?;
-            data.ok_or_else(|| {
-                PyTypeError::new_err("write() missing 1 required positional argument: 'data'")
-            })?
-        }
-        _ => return Err(PyTypeError::new_err("write() takes exactly one argument")),
-    };
+    let data = arguments.only("write", intern!(py, "data"))?;
     // SAFETY: an argument of the call under way.
     let data = unsafe { Bound::ref_from_ptr(py, &data) };
     TlsTransport::write_object(slf, data)?;
