@@ -27,11 +27,24 @@ pub trait Stream: Read + Write + AsRawFd {
     fn session(&mut self) -> Option<&mut Connection> {
         None
     }
+
+    /// Over TLS: if the server has said that it will send no more, say the same, for which it waits.
+    fn answer_goodbye(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 impl Stream for TcpStream {}
 impl Stream for TlsStream {
     fn session(&mut self) -> Option<&mut Connection> {
         Some(&mut self.session)
+    }
+
+    fn answer_goodbye(&mut self) -> io::Result<()> {
+        if self.peer_said_goodbye() {
+            self.session.send_close_notify();
+            self.flush()?;
+        }
+        Ok(())
     }
 }
 impl Stream for UnixStream {}
@@ -65,6 +78,7 @@ impl AsRawFd for Datagrams {
 /// What every connection of a run does.
 pub struct Work {
     pub address: Address,
+    pub tls_version: tls::Version,
     pub exchange: Exchange,
     pub afterwards: Afterwards,
 }
@@ -126,7 +140,8 @@ impl<'a> Client<'a> {
     /// Connects and begins the first operation.
     pub fn connect(index: usize, work: &'a Work, epoll: &'a Epoll) -> io::Result<Self> {
         let started = Instant::now();
-        let tls = tls::client_config(work.afterwards == Afterwards::ResumedSession);
+        let resumes = work.afterwards == Afterwards::ResumedSession;
+        let tls = tls::client_config(resumes, work.tls_version);
         let stream = open(&work.address, &tls)?;
         epoll.add(stream.as_raw_fd(), index, Interest::Read)?;
         let mut client = Self {
@@ -213,7 +228,8 @@ impl<'a> Client<'a> {
             _ => Stage::Exchanging,
         };
         match self.stage {
-            Stage::Handshaking | Stage::Closing | Stage::Resting | Stage::Left => Ok(()),
+            Stage::Handshaking | Stage::Resting | Stage::Left => Ok(()),
+            Stage::Closing => self.stream.answer_goodbye(),
             Stage::Exchanging => self.send(),
             Stage::Uploading => self.wait_for(Interest::ReadAndWrite),
         }
@@ -349,7 +365,7 @@ impl<'a> Client<'a> {
         match self.stream.read(scratch) {
             Ok(0) => Ok(true),
             Ok(_) => Err(self.broken("bytes came where only an end was expected")),
-            Err(error) if would_retry(&error) => Ok(false),
+            Err(error) if would_retry(&error) => self.stream.answer_goodbye().map(|()| false),
             Err(error) => Err(error),
         }
     }

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use loadgen::tls;
+
 use crate::client::{Address, Afterwards, Work};
 use crate::exchange::Exchange;
 
@@ -13,6 +15,7 @@ usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp AD
                (--echo BYTES | --request TEXT --reply TEXT | --upload BYTES | --connect)
                [--reconnect [--resume] | --idle]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
+               [--tls-version 1.2]
 
   --tls          TLS 1.3 over TCP; any certificate is accepted
   --echo BYTES   send that many bytes, expect them back
@@ -45,6 +48,7 @@ impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let (mut address, mut exchange) = (None, None);
         let (mut request, mut reply) = (None, None);
+        let mut tls_version = tls::NEWEST;
         let (mut reconnect, mut resume, mut idle) = (false, false, false);
         let mut connections = 1;
         let mut warm_up = Duration::from_millis(100);
@@ -57,6 +61,10 @@ impl Options {
             match name.as_str() {
                 "--tcp" => address = Some(Address::Tcp(number(&name, value()?)?)),
                 "--tls" => address = Some(Address::Tls(number(&name, value()?)?)),
+                "--tls-version" => {
+                    let number = value()?.to_string_lossy().into_owned();
+                    tls_version = tls::version(&number).ok_or("no such version of TLS")?;
+                }
                 "--udp" => address = Some(Address::Udp(number(&name, value()?)?)),
                 "--unix" => address = Some(Address::Unix(PathBuf::from(value()?))),
                 "--echo" => match number(&name, value()?)? {
@@ -110,7 +118,8 @@ impl Options {
             (Afterwards::Rest, None) => return Err("--idle needs --server-pid".into()),
             _ => Purpose::Load { warm_up, window },
         };
-        Ok(Self { work: Work { address, exchange, afterwards }, connections, server_pid, purpose })
+        let work = Work { address, tls_version, exchange, afterwards };
+        Ok(Self { work, connections, server_pid, purpose })
     }
 }
 

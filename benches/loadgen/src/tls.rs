@@ -1,4 +1,4 @@
-//! TLS 1.3 over a non-blocking socket, as a stream of plain bytes that the rest need not tell from any other.
+//! TLS over a non-blocking socket, as a stream of plain bytes that the rest need not tell from any other.
 //!
 //! To the client any certificate will do: what is measured is the server, and a benchmark has nobody to impersonate.
 //! The rest of a handshake is checked as always, signatures included.
@@ -10,13 +10,27 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::Resumption;
-use rustls::crypto::{ring, verify_tls13_signature, CryptoProvider};
+use rustls::crypto::{ring, verify_tls12_signature, verify_tls13_signature, CryptoProvider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     version, ClientConfig, ClientConnection, Connection, DigitallySignedStruct, Error,
-    ServerConfig, ServerConnection, SignatureScheme,
+    ServerConfig, ServerConnection, SignatureScheme, SupportedProtocolVersion,
 };
+
+pub type Version = &'static SupportedProtocolVersion;
+
+/// What is measured.
+pub const NEWEST: Version = &version::TLS13;
+
+/// A version by its number, as it stands on a command line.
+pub fn version(number: &str) -> Option<Version> {
+    match number {
+        "1.2" => Some(&version::TLS12),
+        "1.3" => Some(&version::TLS13),
+        _ => None,
+    }
+}
 
 /// On the wire, rounded up.
 const LARGEST_RECORD: usize = 20 * 1024;
@@ -120,11 +134,11 @@ impl AsRawFd for TlsStream {
 }
 
 /// For one client at a time: with `resume`, its next connection takes a ticket that its last one was given.
-pub fn client_config(resume: bool) -> Arc<ClientConfig> {
+pub fn client_config(resume: bool, version: Version) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&version::TLS13])
-        .expect("ring has TLS 1.3")
+        .with_protocol_versions(&[version])
+        .expect("ring has both versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
@@ -134,11 +148,14 @@ pub fn client_config(resume: bool) -> Arc<ClientConfig> {
 }
 
 /// With the certificate and the key in `pem`, and tickets that need no memory on the server, as OpenSSL gives them.
-pub fn server_config(pem: &[u8]) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error>> {
+pub fn server_config(
+    pem: &[u8],
+    version: Version,
+) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error>> {
     let certificate = CertificateDer::from_pem_slice(pem)?;
     let key = PrivateKeyDer::from_pem_slice(pem)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&version::TLS13])?
+        .with_protocol_versions(&[version])?
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)?;
     config.ticketer = ring::Ticketer::new()?;
@@ -162,11 +179,16 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("only TLS 1.3 is spoken here".into()))
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(

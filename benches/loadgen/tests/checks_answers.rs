@@ -44,7 +44,7 @@ fn server_config() -> Arc<ServerConfig> {
 }
 
 fn new_server_config() -> Arc<ServerConfig> {
-    tls::server_config(&new_certificate()).unwrap()
+    tls::server_config(&new_certificate(), tls::NEWEST).unwrap()
 }
 
 /// A key and a certificate made with it, for this run only.
@@ -371,4 +371,27 @@ fn generator_closes_tls_in_order() {
     });
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(receiver.recv().unwrap(), 0);
+}
+
+#[test]
+fn generator_answers_a_server_that_ends_tls_first() {
+    let (sender, receiver) = mpsc::channel();
+    run_tls(&["--connect"], move |mut stream| {
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+        sender.send(stream.read(&mut [0]).unwrap()).unwrap(); // without close_notify, an error
+    });
+    assert_eq!(receiver.recv().unwrap(), 0);
+}
+
+#[test]
+fn older_version_of_tls_is_spoken_if_asked_for() {
+    let old = tls::version("1.2").unwrap();
+    let output = generate("--tls", &["--tls-version", "1.2", "--echo", "1000"], move |socket| {
+        let config = tls::server_config(&new_certificate(), old).unwrap();
+        let session = ServerConnection::new(config).unwrap();
+        echo_and_goodbye(TlsStream::new(session, socket));
+    });
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

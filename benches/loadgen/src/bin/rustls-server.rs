@@ -1,8 +1,10 @@
 //! The floor: servers.py's TLS servers without Python, by rustls on one thread over epoll.
 //!
-//! `rustls-server SERVER SCRATCH` prints its address, then serves until ended. It leaves out what a program does not need
-//! here: timeouts, addresses, flow control beyond "do not read while an answer waits for room". What a loop costs more than
-//! this is what Python, OpenSSL and the loop itself cost.
+//! `rustls-server SERVER SCRATCH [VERSION]` prints its address, then serves until ended. It leaves out what a program does
+//! not need here: timeouts, addresses, flow control beyond "do not read while an answer waits for room". What a loop costs
+//! more than this is what Python, OpenSSL and the loop itself cost.
+//!
+//! The server `strict` is for the tests of TLS clients: an echo that tells of each connection how it has ended.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -20,15 +22,20 @@ const UPLOAD_INTERVAL: usize = 16 * 64 * 1024;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [server, scratch] = &arguments[..] else {
-        return Err("usage: rustls-server SERVER SCRATCH".into());
+    let (server, scratch, version) = match &arguments[..] {
+        [server, scratch] => (server, scratch, Some(tls::NEWEST)),
+        [server, scratch, number] => (server, scratch, tls::version(number)),
+        _ => return Err("usage: rustls-server SERVER SCRATCH [1.2 | 1.3]".into()),
     };
+    let version = version.ok_or("no such version of TLS")?;
     let role = match server.as_str() {
+        "strict" => Role::StrictEcho,
         "tls-protocol" => Role::Echo,
         "tls-receive" => Role::Receive { missing: UPLOAD_INTERVAL },
         other => return Err(format!("no such server: {other}").into()),
     };
-    let config = tls::server_config(&std::fs::read(Path::new(scratch).join("certificate.pem"))?)?;
+    let pem = std::fs::read(Path::new(scratch).join("certificate.pem"))?;
+    let config = tls::server_config(&pem, version)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!(r#"{{"tls": "{}"}}"#, listener.local_addr()?);
     serve(listener, &config, role)
@@ -66,11 +73,17 @@ fn serve(
             }
             // An event of this batch may be older than the connection's end.
             let Some(connection) = &mut connections[index] else { continue };
+            let ending = match connection.advance(&epoll, &mut scratch) {
+                Ok(true) => continue,
+                Ok(false) => "close_notify".to_string(),
+                Err(error) => error.to_string(),
+            };
             // The load generator leaves in the middle of something; it is the one to complain about errors.
-            if !connection.advance(&epoll, &mut scratch).unwrap_or(false) {
-                connections[index] = None;
-                vacant.push(index);
+            if let Role::StrictEcho = connection.role {
+                println!("{ending}");
             }
+            connections[index] = None;
+            vacant.push(index);
         }
     }
 }
@@ -78,6 +91,7 @@ fn serve(
 #[derive(Clone, Copy)]
 enum Role {
     Echo,
+    StrictEcho,
     /// `missing` bytes until the next answer.
     Receive {
         missing: usize,
@@ -122,7 +136,7 @@ impl Connection {
 
     fn answer(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.role {
-            Role::Echo => self.stream.write_all(data),
+            Role::Echo | Role::StrictEcho => self.stream.write_all(data),
             Role::Receive { missing } => {
                 let mut end = *missing;
                 while end <= data.len() {
