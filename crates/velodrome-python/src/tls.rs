@@ -389,8 +389,15 @@ impl TlsTransport {
 
     fn shutdown_timed_out(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        if !matches!(Self::inner_of(slf).state.get(), State::Flushing | State::Shutdown) {
+        let inner = Self::inner_of(slf);
+        if !matches!(inner.state.get(), State::Flushing | State::Shutdown) {
             return Ok(());
+        }
+        let peer_has_ended = inner.eof_received.get() || inner.told.get() == Told::Eof;
+        if peer_has_ended && !inner.backlog.borrow().is_empty() {
+            // It is awaited no more, and may take its time to read what is left.
+            drop(inner.timer.take());
+            return Self::limit_shutdown(slf);
         }
         let error = PyTimeoutError::new_err("SSL shutdown timed out");
         let error = error.into_value(py).into_any();

@@ -6,7 +6,7 @@ import ssl
 import struct
 
 import pytest
-from checker import Recorder
+from checker import LARGE, SMALL_BUFFER, Recorder
 from tls_checker import TlsPeer, Wire
 
 LINGER_NOT = struct.pack("ii", 1, 0)  # close() resets the connection
@@ -55,3 +55,17 @@ async def test_a_client_tells_the_server_why_it_refuses_it(loop, socket_pair, ce
     )
     assert isinstance(refusal, ssl.SSLCertVerificationError)
     assert alert.reason.endswith("ALERT_UNKNOWN_CA")
+
+
+@pytest.mark.parametrize("end", ["close_notify", "end of file"])
+async def test_a_peer_that_has_ended_may_take_longer_than_the_shutdown_to_read_what_is_left(loop, tls_stream, end):
+    transport, protocol, peer = await tls_stream(Recorder(), receive_buffer=SMALL_BUFFER, ssl_shutdown_timeout=0.02)
+    transport.write(LARGE)
+    if end == "close_notify":
+        await peer.close_notify()
+    else:
+        peer.sock.shutdown(socket.SHUT_WR)
+    await asyncio.sleep(0.1)
+    assert not protocol.lost.done()
+    assert await peer.receive_exactly(len(LARGE)) == LARGE
+    assert await protocol.lost is None
