@@ -181,11 +181,10 @@ class Measurements(unittest.TestCase):
         self.assertNotIn("error", result)
 
     def test_memory_of_idle_connections_is_measured(self):
-        for kind in ("protocol", "tls-protocol"):
-            with self.subTest(kind):
-                workload = IdleWorkload("idle", kind, workloads.echo(64), 30)
-                result = self.bench.measure(workload, self.loop)
-                self.assertGreater(result["kib_per_connection"], 0)
+        # Over TLS, because plain connections may fit into memory that the server has already.
+        workload = IdleWorkload("idle", "tls-protocol", workloads.echo(64), 30)
+        result = self.bench.measure(workload, self.loop)
+        self.assertGreater(result["kib_per_connection"], 0)
 
     def test_connection_that_does_not_stay_fails_the_measurement(self):
         workload = IdleWorkload("idle", "accept-close", workloads.echo(64), 1)
