@@ -201,10 +201,15 @@ async def anyio_service(certificates):
 
 async def streams_service(certificates):
     async def echo(reader, writer):
-        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            try:
+                while data := await reader.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+            finally:
+                writer.close()
+                # Or the collector may find the error of the connection before the streams, and tell of it.
+                await writer.wait_closed()
 
     async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=context_of(certificates)) as server:
         ready(server.sockets[0].getsockname()[1])

@@ -364,6 +364,11 @@ impl TlsTransport {
         slf
     }
 
+    #[getter]
+    fn _app_reading_paused(&self, py: Python<'_>) -> bool {
+        self.inner(py).reading_paused.get()
+    }
+
     /// The transport below; None once the connection is lost.
     #[getter]
     fn _transport<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
