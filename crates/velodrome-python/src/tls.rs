@@ -96,6 +96,8 @@ struct Inner {
     asked_meanwhile: Cell<bool>,
     /// The transport below has received its end-of-file.
     eof_received: Cell<bool>,
+    /// The peer has ended, and TLS above us is to close us when it is through.
+    kept_open: Cell<bool>,
 
     reading_paused: Cell<bool>,
     /// A protocol's buffer was too small for what is here: `_proceed` is queued.
@@ -257,7 +259,14 @@ impl TlsTransport {
         match Self::inner_of(slf).state.get() {
             State::Unwrapped => Ok(()),
             State::Handshake => Self::do_handshake(slf),
-            State::Open => Self::do_read(slf, None),
+            State::Open => {
+                Self::do_read(slf, None)?;
+                let is_beneath_tls = Self::inner_of(slf).protocol_kind.get() == ProtocolKind::Tls;
+                if Self::inner_of(slf).eof_received.get() && is_beneath_tls {
+                    return Self::end_beneath_tls(slf);
+                }
+                Ok(())
+            }
             State::Flushing => Self::do_flush(slf),
             State::Shutdown => Self::do_shutdown(slf),
         }
@@ -274,18 +283,32 @@ impl TlsTransport {
                 let error = PyConnectionResetError::new_err(());
                 Self::handshake_failed(slf, error).map(|()| false)
             }
+            State::Open if inner.protocol_kind.get() == ProtocolKind::Tls => {
+                Self::do_read(slf, None)?;
+                Self::end_beneath_tls(slf)?;
+                Ok(matches!(inner.state.get(), State::Open | State::Flushing))
+            }
             State::Open | State::Flushing => {
                 inner.state.set(State::Flushing);
                 Self::do_flush(slf)?;
-                let waits = inner.state.get() == State::Flushing;
-                if waits && !inner.reading_paused.get() {
-                    // The peer may read still, but not for ever.
-                    Self::limit_shutdown(slf)?;
-                }
-                Ok(waits)
+                Ok(inner.state.get() == State::Flushing)
             }
             State::Shutdown => Self::do_shutdown(slf).map(|()| false),
         }
+    }
+
+    /// The peer has ended. If the protocol is TLS in its turn, it decides when that is our end: it
+    /// may have to write still, or wait for a reader of its own.
+    fn end_beneath_tls(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let inner = Self::inner_of(slf);
+        if inner.state.get() != State::Open || inner.reading_paused.get() {
+            return Ok(());
+        }
+        if Self::tell_eof(slf)? || inner.state.get() != State::Open {
+            return Ok(());
+        }
+        inner.state.set(State::Flushing);
+        Self::do_flush(slf)
     }
 
     /// The transport below is gone.
@@ -618,6 +641,7 @@ impl TlsTransport {
             asked_meanwhile: Cell::new(false),
             broken: Cell::new(false),
             eof_received: Cell::new(false),
+            kept_open: Cell::new(false),
             reading_paused: Cell::new(false),
             read_is_cut: Cell::new(false),
             lower_paused: Cell::new(false),

@@ -1,6 +1,7 @@
 """Other people's TLS: `openssl s_client`, `openssl s_server` and `curl`, each a child that talks by loopback."""
 
 import asyncio
+import os
 import shutil
 import ssl
 
@@ -49,7 +50,11 @@ def run(loop):
     async def start(*command):
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            *map(str, command), stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+            *map(str, command),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=asyncio.subprocess.STDOUT,
+            env={name: value for name, value in os.environ.items() if name != "LD_PRELOAD"},  # a sanitizer's
         )
         programs.append(Program(process))
         return programs[-1]

@@ -154,7 +154,9 @@ impl TlsTransport {
         match end {
             End::Open => Ok(()),
             End::Closed => {
-                Self::tell_eof(slf)?;
+                if Self::tell_eof(slf)? {
+                    return Ok(());
+                }
                 Self::start_shutdown(slf)
             }
             End::Failed(known) => match known.or(error) {
@@ -164,19 +166,25 @@ impl TlsTransport {
         }
     }
 
-    pub(super) fn tell_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
+    /// Tells the protocol of the peer's end. True if that is TLS in its turn, and not through yet:
+    /// its transport, which we are, is to stay open for writing until it closes it.
+    pub(super) fn tell_eof(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
         if inner.told.get() != Told::Made {
-            return Ok(());
+            return Ok(inner.kept_open.get());
         }
         inner.told.set(Told::Eof);
         let keep_open = Self::call_protocol(slf, intern!(py, "eof_received"), [])
             .and_then(|answer| answer.map_or(Ok(false), |answer| answer.is_truthy(py)));
         match keep_open {
-            Ok(false) => Ok(()),
-            Ok(true) => seam(py, "warn_half_open_tls", ()).map(drop),
-            Err(error) => Self::fatal(slf, error, "Error calling eof_received()"),
+            Ok(true) if inner.protocol_kind.get() == ProtocolKind::Tls => {
+                inner.kept_open.set(true);
+                Ok(true)
+            }
+            Ok(true) => seam(py, "warn_half_open_tls", ()).map(|_| false),
+            Ok(false) => Ok(false),
+            Err(error) => Self::fatal(slf, error, "Error calling eof_received()").map(|()| false),
         }
     }
 
