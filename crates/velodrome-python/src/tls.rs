@@ -553,7 +553,11 @@ impl TlsTransport {
         if !has_gone || inner.told.get() == Told::Eof || inner.closed.get() {
             match Self::with_engine(slf, |engine| engine.shutdown(py)) {
                 Ok(Progress::Done) => {}
-                Ok(Progress::Pending) if !has_gone => return Self::send_output(slf),
+                Ok(Progress::Pending) if !has_gone => {
+                    // What nobody has read is not awaited any more, but the peer's answer is.
+                    Self::resume_lower(slf)?;
+                    return Self::send_output(slf);
+                }
                 Ok(Progress::Pending) => {}
                 Err(error) if error.is_instance(py, ssl_module(py)?.ssl_error.bind(py)) => {
                     if has_gone {
@@ -569,7 +573,9 @@ impl TlsTransport {
     }
 
     fn shutdown_done(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::send_output(slf)?;
+        // Also if the transport below has said that it is full: it is the last, and it is small.
+        let output = slf.get().engine(slf.py())?.take_output(slf.py())?;
+        Self::send(slf, &output)?;
         Self::tell_eof(slf)?;
         Self::stop_timer(slf)?;
         slf.get().lower(slf.py()).close_soon(slf)

@@ -405,6 +405,11 @@ impl StreamTransport {
             return Ok(());
         };
         let tls = protocol.bind(py).cast_exact::<TlsTransport>()?;
+        // A bad record ends writing, too: what is held back goes first.
+        TlsTransport::flush_deferred(tls)?;
+        if !inner.stream.wants_data() {
+            return Ok(());
+        }
         // SAFETY: the stream is open, so the descriptor is.
         let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         let taken = event_loop.get().with_scratch(py, |scratch| {

@@ -6,7 +6,7 @@ import socket
 import ssl
 
 import pytest
-from checker import LARGE, SMALL_BUFFER, BufferedRecorder, Recorder, connect_stream, polled
+from checker import LARGE, BufferedRecorder, Recorder, connect_stream, polled
 from tls_checker import TlsPeer, ViewRecorder, Wire, connect_tls
 
 # From 3.13.12 and 3.14.3 on asyncio gives TLS what a server's StreamReader has already read (gh-142352).
@@ -215,15 +215,3 @@ async def test_a_transport_is_closing_when_the_one_below_is(loop, certificates):
     await protocol.lost
     peer.close()
     assert (before, after) == (False, True)
-
-
-@pytest.mark.differs("asyncio's transport below has it all, and waits for the peer for ever", run=False)
-async def test_a_peer_that_has_ended_and_does_not_read_has_a_time_limit(loop, certificates):
-    transport, protocol, peer = await connect_tls(
-        loop, "client", Recorder(), certificates, receive_buffer=SMALL_BUFFER, ssl_shutdown_timeout=0.05
-    )
-    transport.write(LARGE)
-    peer.sock.shutdown(socket.SHUT_WR)
-    exc = await protocol.lost
-    peer.close()
-    assert isinstance(exc, TimeoutError)

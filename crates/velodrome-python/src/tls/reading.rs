@@ -6,7 +6,7 @@ use super::{
     State, TlsTransport, Told,
     engine::{End, Plaintext},
 };
-use crate::{imports::seam, transport::ProtocolKind};
+use crate::{call::call_method, imports::seam, transport::ProtocolKind};
 
 /// Ciphertext that a transport below has received.
 pub enum TakenIn {
@@ -109,8 +109,10 @@ impl TlsTransport {
             return Ok(());
         }
         let hint = engine.unread_bytes(py)?.into_py_any(py)?;
-        let buffer = Self::call_protocol(slf, intern!(py, "get_buffer"), [hint.as_ptr()])?;
-        let Some(buffer) = buffer else { return Ok(()) };
+        // Both calls are of the one that lends the buffer, whatever it does in the first.
+        let Some(protocol) = inner.base.protocol(py) else { return Ok(()) };
+        let get_buffer = || call_method(py, &protocol, intern!(py, "get_buffer"), [hint.as_ptr()]);
+        let Some(buffer) = inner.base.in_context_nested(py, get_buffer)? else { return Ok(()) };
         if !matches!(inner.state.get(), State::Open | State::Flushing) {
             // `get_buffer` ended the connection.
             return Ok(());
@@ -124,7 +126,9 @@ impl TlsTransport {
         }
         if filled.count > 0 {
             let count = filled.count.into_py_any(py)?;
-            Self::call_protocol(slf, intern!(py, "buffer_updated"), [count.as_ptr()])?;
+            let name = intern!(py, "buffer_updated");
+            let updated = || call_method(py, &protocol, name, [count.as_ptr()]);
+            inner.base.in_context_nested(py, updated)?;
         }
         Self::read_ended(slf, filled.end, error)
     }
@@ -205,11 +209,19 @@ impl TlsTransport {
         if unread_bytes > 0 && unread_bytes >= high && !inner.lower_paused.get() {
             inner.lower_paused.set(true);
             slf.get().lower(py).call(py, intern!(py, "pause_reading"))
-        } else if inner.lower_paused.get() && unread_bytes <= low {
-            inner.lower_paused.set(false);
-            slf.get().lower(py).call(py, intern!(py, "resume_reading"))
+        } else if unread_bytes <= low {
+            Self::resume_lower(slf)
         } else {
             Ok(())
         }
+    }
+
+    #[inline]
+    pub(super) fn resume_lower(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        if Self::inner_of(slf).lower_paused.replace(false) {
+            return slf.get().lower(py).call(py, intern!(py, "resume_reading"));
+        }
+        Ok(())
     }
 }
