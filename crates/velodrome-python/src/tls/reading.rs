@@ -6,7 +6,7 @@ use super::{
     State, TlsTransport, Told,
     engine::{End, Plaintext},
 };
-use crate::{call::call_method, imports::seam, transport::ProtocolKind};
+use crate::{call::call_method, error::leaves_loop, imports::seam, transport::ProtocolKind};
 
 /// Ciphertext that a transport below has received.
 pub enum TakenIn {
@@ -96,7 +96,8 @@ impl TlsTransport {
         let py = slf.py();
         let error = Self::error_of(slf, &end);
         if let Some(data) = data {
-            Self::call_protocol(slf, intern!(py, "data_received"), [data.as_ptr()])?;
+            let told = Self::call_protocol(slf, intern!(py, "data_received"), [data.as_ptr()]);
+            Self::unless_broken(slf, told, &error)?;
         }
         Self::read_ended(slf, end, error)
     }
@@ -128,23 +129,44 @@ impl TlsTransport {
             let count = filled.count.into_py_any(py)?;
             let name = intern!(py, "buffer_updated");
             let updated = || call_method(py, &protocol, name, [count.as_ptr()]);
-            inner.base.in_context_nested(py, updated)?;
+            let told = inner.base.in_context_nested(py, updated);
+            Self::unless_broken(slf, told, &error)?;
         }
         Self::read_ended(slf, filled.end, error)
+    }
+
+    /// What a protocol raised. If it leaves the loop although reading has failed, nobody else will
+    /// end the connection.
+    fn unless_broken<R>(
+        slf: &Bound<'_, Self>,
+        told: PyResult<R>,
+        error: &Option<PyErr>,
+    ) -> PyResult<R> {
+        let py = slf.py();
+        if let (Err(raised), Some(error)) = (&told, error)
+            && leaves_loop(py, raised)
+        {
+            let because = error.value(py).clone().into_any().unbind();
+            slf.get().lower(py).force_close(py, Some(because))?;
+        }
+        told
     }
 
     /// libssl's error, before anybody's code can hide it.
     #[inline]
     pub(super) fn error_of(slf: &Bound<'_, Self>, end: &End) -> Option<PyErr> {
-        Self::inner_of(slf).broken.set(matches!(end, End::Failed(_)));
+        let py = slf.py();
+        // (The module's read may also have been interrupted.)
+        let is_broken = match end {
+            End::Failed(Some(error)) => !leaves_loop(py, error),
+            End::Failed(None) => true,
+            End::Open | End::Closed => false,
+        };
+        Self::inner_of(slf).broken.set(is_broken);
         match end {
-            End::Failed(None) => {
-                let py = slf.py();
-                Some(
-                    Self::with_engine(slf, |engine| Ok(engine.error(py)))
-                        .unwrap_or_else(|error| error),
-                )
-            }
+            End::Failed(None) => Some(
+                Self::with_engine(slf, |engine| Ok(engine.error(py))).unwrap_or_else(|error| error),
+            ),
             _ => None,
         }
     }

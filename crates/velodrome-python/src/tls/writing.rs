@@ -19,6 +19,17 @@ const BATCH_BYTES: usize = 128 * 1024;
 /// The plaintext of a full record.
 const RECORD_BYTES: usize = 16 * 1024;
 
+/// What is logged of writes to a connection that is closed.
+const CLOSED: &str = "SSL connection is closed";
+
+impl Inner {
+    /// Whether nothing can be written any more.
+    #[inline]
+    fn is_over(&self) -> bool {
+        matches!(self.state.get(), State::Flushing | State::Shutdown | State::Unwrapped)
+    }
+}
+
 impl TlsTransport {
     #[inline]
     pub(super) fn write_object(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -42,8 +53,8 @@ impl TlsTransport {
         if data.is_empty() {
             return Ok(());
         }
-        if matches!(inner.state.get(), State::Flushing | State::Shutdown | State::Unwrapped) {
-            return inner.base.wrote_after_loss(py, "SSL connection is closed");
+        if inner.is_over() {
+            return inner.base.wrote_after_loss(py, CLOSED);
         }
         let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
         let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
@@ -61,15 +72,18 @@ impl TlsTransport {
             return Self::tell_flow(slf);
         }
         inner.backlog.borrow_mut().push(keep());
+        Self::backlog_added(slf)
+    }
+
+    /// Something was added to the backlog: does with it what can be done now.
+    fn backlog_added(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let inner = Self::inner_of(slf);
         let held_bytes = inner.backlog.borrow().len_bytes();
-        if inner.deferred.get() && held_bytes < Joining::MAX_HELD_BYTES {
+        let is_held_back = inner.deferred.get() && held_bytes < Joining::MAX_HELD_BYTES;
+        if is_held_back || inner.state.get() != State::Open || slf.get().is_busy(slf.py()) {
             return Self::tell_flow(slf);
         }
-        if can_encrypt {
-            Self::do_write(slf).or_else(|error| Self::failed(slf, error))
-        } else {
-            Self::tell_flow(slf)
-        }
+        Self::do_write(slf).or_else(|error| Self::failed(slf, error))
     }
 
     /// All of them at once, so that they share records.
@@ -78,12 +92,22 @@ impl TlsTransport {
         if let [line] = lines {
             return Self::write_object(slf, line);
         }
-        let mut all = Vec::new();
+        let mut chunks = Vec::with_capacity(lines.len());
         for line in lines {
-            all.extend_from_slice(readable_view(line)?.bytes(py));
+            chunks.push(match line.cast_exact::<PyBytes>() {
+                Ok(bytes) => Chunk::Bytes(bytes.clone().unbind(), 0),
+                Err(_) => Chunk::Copy(readable_view(line)?.bytes(py).into()),
+            });
         }
-        let data = PyBytes::new(py, &all);
-        Self::write_bytes(slf, data.as_bytes(), || Chunk::Bytes(data.clone().unbind(), 0))
+        let inner = Self::inner_of(slf);
+        if chunks.iter().all(|chunk| chunk.as_ref().is_empty()) {
+            return Ok(());
+        }
+        if inner.is_over() {
+            return inner.base.wrote_after_loss(py, CLOSED);
+        }
+        chunks.into_iter().for_each(|chunk| inner.backlog.borrow_mut().push(chunk));
+        Self::backlog_added(slf)
     }
 
     /// At the end of a batch, or before something that must not overtake what is held back.
