@@ -12,6 +12,7 @@ PROLOGUE = """
     # 3.12 and later warn about a fork of a process with threads; there are none here.
 
     def in_child(function):
+        sys.stdout.flush()  # or the child writes once more what waits in it
         pid = os.fork()
         if pid == 0:
             status = 1
