@@ -19,8 +19,7 @@ step "pytest" "$python" -m pytest
 step "CPython's test_asyncio" "$python" tests/cpython/run.py
 # Where libssl cannot be called directly, Python's module does the same work.
 step "TLS by the ssl module" env VELODROME_TLS=python \
-    "$python" -m pytest --loop velodrome tests/contract/tls tests/python/test_tls_engine.py \
-    tests/python/test_tls_documents.py tests/services/test_tls_services.py
+    "$python" -m pytest --loop velodrome tests/contract/tls tests/python/test_tls_engine.py
 step "CPython's TLS tests by the ssl module" env VELODROME_TLS=python \
     "$python" tests/cpython/run.py test_ssl test_sslproto test_sendfile test_streams
 step "stubs against the built module" \
