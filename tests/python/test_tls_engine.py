@@ -184,7 +184,7 @@ def run_in_child(program, certificates):
 
 
 PRELUDE = """
-import asyncio, gc, os, ssl, velodrome
+import asyncio, contextlib, gc, os, ssl, velodrome
 
 class Context(ssl.SSLContext):
     made = []
@@ -390,7 +390,7 @@ def test_a_paused_protocol_is_resumed_though_the_transport_drains_before_the_upg
 
 
 def test_another_thread_may_ask_for_sizes_while_libssl_works(certificates):
-    """libssl's handshake and shutdown run without the interpreter's lock."""
+    """libssl's handshake and shutdown run without the interpreter's lock, and so do the object's own methods."""
     run_in_child(
         """
 import socket, sys, threading, time
@@ -432,6 +432,11 @@ async def main():
             await asyncio.sleep(0)
             looked_at = plain.get_protocol()
             transport = await upgrading
+            ssl_object = transport.get_extra_info("ssl_object")
+            for _ in range(50):
+                ssl_object.write(bytes(1000))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    ssl_object.read(1)
             transport.close()
             await asyncio.sleep(0)
             looked_at = None

@@ -13,12 +13,13 @@ pub mod libssl;
 mod records;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     mem::MaybeUninit,
     ptr::NonNull,
+    sync::{Mutex, MutexGuard},
 };
 
-use bio::Buffers;
+use bio::{Buffers, lock};
 use libssl::{LibSsl, Ssl};
 use records::Completed;
 
@@ -37,8 +38,8 @@ pub enum Outcome {
 
 /// A lent `SSL`. It must not outlive its owner's.
 ///
-/// While its owner is at work on it, perhaps without Python's lock, a session does nothing: see
-/// [`Session::while_owner_works`].
+/// While the owner is at work on the `SSL`, perhaps without Python's lock, only what reads and
+/// writes nothing may be called.
 ///
 /// When a call ends as [`Outcome::Failed`], libssl's error is in the thread's queue still, and the
 /// owner's next call of the session fails with it.
@@ -47,13 +48,9 @@ pub struct Session {
     library: &'static LibSsl,
     ssl: NonNull<Ssl>,
     /// Owned by the BIO, which lives as long as the `SSL`.
-    buffers: NonNull<RefCell<Buffers>>,
+    buffers: NonNull<Mutex<Buffers>>,
     /// What a record holds beyond its plaintext, as of the last one that was read by itself.
     overhead_bytes: Cell<usize>,
-    /// The owner is at work: the buffers are libssl's alone.
-    owner_works: Cell<bool>,
-    /// What has come meanwhile.
-    came_meanwhile: RefCell<Vec<u8>>,
     /// What waited when `expected_bytes` was asked last, for the read that follows.
     waiting: Cell<Completed>,
 }
@@ -72,99 +69,66 @@ impl Session {
         // SAFETY: both are live; the session takes the only reference to the BIO.
         unsafe { (library.SSL_set_bio)(ssl.as_ptr(), bio, bio) };
         let overhead_bytes = Cell::new(USUAL_OVERHEAD_BYTES);
-        Some(Session {
-            library,
-            ssl,
-            buffers,
-            owner_works: Cell::new(false),
-            came_meanwhile: RefCell::default(),
-            overhead_bytes,
-            waiting: Cell::default(),
-        })
+        Some(Session { library, ssl, buffers, overhead_bytes, waiting: Cell::default() })
     }
 
     #[inline]
-    fn buffers(&self) -> &RefCell<Buffers> {
+    fn buffers(&self) -> MutexGuard<'_, Buffers> {
         // SAFETY: the BIO owns them and lives as long as the `SSL`, which outlives `self`.
-        unsafe { self.buffers.as_ref() }
-    }
-
-    /// Runs a call of the owner's, who may let other threads run. Whatever they ask of the session
-    /// meanwhile finds nothing and does nothing; ciphertext is kept for afterwards.
-    pub fn while_owner_works<R>(&self, work: impl FnOnce() -> R) -> R {
-        struct Working<'a>(&'a Session, bool);
-
-        impl Drop for Working<'_> {
-            fn drop(&mut self) {
-                let Working(session, was_at_work) = *self;
-                session.owner_works.set(was_at_work);
-                if !was_at_work {
-                    session.hold(&session.came_meanwhile.take());
-                }
-            }
-        }
-
-        let _working = Working(self, self.owner_works.replace(true));
-        work()
+        lock(unsafe { self.buffers.as_ref() })
     }
 
     // ---- ciphertext in ---------------------------------------------------------------------
 
     /// Whole records are awaited from here on; before, libssl gets every byte as it comes.
     pub fn handshake_done(&self) {
-        self.buffers().borrow_mut().hide_incomplete_records();
+        self.buffers().hide_incomplete_records();
     }
 
     /// libssl gets every byte as it comes, again.
     pub fn shutting_down(&self) {
-        self.buffers().borrow_mut().show_everything();
+        self.buffers().show_everything();
     }
 
     /// Keeps ciphertext for later.
     pub fn hold(&self, ciphertext: &[u8]) {
-        if self.owner_works.get() {
-            return self.came_meanwhile.borrow_mut().extend_from_slice(ciphertext);
-        }
-        self.buffers().borrow_mut().hold(ciphertext);
+        self.buffers().hold(ciphertext);
     }
 
     /// Shows ciphertext where it is while `read` runs; what it leaves is kept.
     pub fn with_ciphertext<R>(&self, ciphertext: &[u8], read: impl FnOnce() -> R) -> R {
-        if self.owner_works.get() {
-            self.hold(ciphertext);
-            return read();
+        struct Shows<'a>(&'a Session);
+
+        impl Drop for Shows<'_> {
+            fn drop(&mut self) {
+                self.0.buffers().hold_rest();
+            }
         }
-        self.buffers().borrow_mut().show(ciphertext);
-        let result = read();
-        self.buffers().borrow_mut().hold_rest();
-        result
+
+        self.buffers().show(ciphertext);
+        let _shows = Shows(self);
+        read()
     }
 
     /// How much ciphertext libssl could take. An incomplete record does not count: it can only be
     /// read when more has come.
     pub fn unread_bytes(&self) -> usize {
-        if self.owner_works.get() { 0 } else { self.buffers().borrow().visible_bytes() }
+        self.buffers().visible_bytes()
     }
 
     /// Whether a call of [`Session::read`] has something to do.
     #[inline]
     pub fn is_readable(&self) -> bool {
-        if self.owner_works.get() {
-            return false;
-        }
+        let visible_bytes = self.buffers().visible_bytes();
         // SAFETY: the session is live.
-        self.buffers().borrow().visible_bytes() > 0
-            || unsafe { (self.library.SSL_pending)(self.ssl.as_ptr()) } > 0
+        visible_bytes > 0 || unsafe { (self.library.SSL_pending)(self.ssl.as_ptr()) } > 0
     }
 
     // ---- plaintext -------------------------------------------------------------------------
 
     /// How much plaintext is in the records that are here; rarely a little less than there is.
     pub fn expected_bytes(&self) -> usize {
-        if self.owner_works.get() {
-            return 0;
-        }
-        let waiting = self.buffers().borrow().waiting();
+        let waiting = self.buffers().waiting();
         self.waiting.set(waiting);
         // SAFETY: the session is live.
         let pending = unsafe { (self.library.SSL_pending)(self.ssl.as_ptr()) };
@@ -174,16 +138,13 @@ impl Session {
 
     /// Decrypts into `buffer`, record after record, until it is full or no whole record is left.
     pub fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> (usize, Outcome) {
-        if self.owner_works.get() {
-            return (0, Outcome::NeedsData);
-        }
         self.library.forget_errors();
         let mut filled = 0;
         while filled < buffer.len() && self.is_readable() {
             let rest = &mut buffer[filled..];
             let len = i32::try_from(rest.len()).unwrap_or(i32::MAX);
-            // SAFETY: the session is live and nothing of the buffers is borrowed; `rest` has room
-            // for `len` bytes.
+            // SAFETY: the session is live and the buffers are not locked; `rest` has room for
+            // `len` bytes.
             let read = unsafe {
                 (self.library.SSL_read)(self.ssl.as_ptr(), rest.as_mut_ptr().cast(), len)
             };
@@ -206,12 +167,9 @@ impl Session {
 
     /// Encrypts `data`, which is not empty, behind the output that waits.
     pub fn write(&self, data: &[u8]) -> Outcome {
-        if self.owner_works.get() {
-            return Outcome::NeedsData;
-        }
         self.library.forget_errors();
         let len = i32::try_from(data.len()).unwrap_or(i32::MAX);
-        // SAFETY: the session is live and nothing of the buffers is borrowed.
+        // SAFETY: the session is live and the buffers are not locked.
         let written =
             unsafe { (self.library.SSL_write)(self.ssl.as_ptr(), data.as_ptr().cast(), len) };
         match usize::try_from(written) {
@@ -236,24 +194,18 @@ impl Session {
     // ---- ciphertext out --------------------------------------------------------------------
 
     pub fn output_bytes(&self) -> usize {
-        if self.owner_works.get() { 0 } else { self.buffers().borrow().output.len() }
+        self.buffers().output.len()
     }
 
     /// Lends `room`, which is empty, to the output. What waits already comes first.
     pub fn lend_output(&self, mut room: Vec<u8>) {
-        if self.owner_works.get() {
-            return;
-        }
-        let mut buffers = self.buffers().borrow_mut();
+        let mut buffers = self.buffers();
         room.extend_from_slice(&buffers.output);
         buffers.output = room;
     }
 
     /// Takes the records that wait to be sent.
     pub fn take_output(&self) -> Vec<u8> {
-        if self.owner_works.get() {
-            return Vec::new();
-        }
-        std::mem::take(&mut self.buffers().borrow_mut().output)
+        std::mem::take(&mut self.buffers().output)
     }
 }

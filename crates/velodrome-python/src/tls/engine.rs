@@ -128,18 +128,10 @@ impl Engine {
     }
 
     fn step(&self, py: Python<'_>, method: &Bound<'_, PyString>) -> PyResult<Progress> {
-        match self.ask_object(|object| object.call_method0(py, method)) {
+        match self.ssl_object.call_method0(py, method) {
             Ok(_) => Ok(Progress::Done),
             Err(error) if waits(py, &error)? => Ok(Progress::Pending),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Calls a method of the object, which lets other threads run while libssl is at work.
-    fn ask_object<R>(&self, call: impl FnOnce(&Py<PyAny>) -> R) -> R {
-        match &self.kind {
-            Kind::Native { session, .. } => session.while_owner_works(|| call(&self.ssl_object)),
-            Kind::Module { .. } => call(&self.ssl_object),
         }
     }
 
@@ -259,8 +251,10 @@ impl Engine {
     /// The error that a read has met: the module's own next call meets it again.
     #[cold]
     pub fn error(&self, py: Python<'_>) -> PyErr {
-        let read = |object: &Py<PyAny>| object.call_method1(py, intern!(py, "read"), (1,));
-        self.ask_object(read).err().unwrap_or_else(unexplained)
+        self.ssl_object
+            .call_method1(py, intern!(py, "read"), (1,))
+            .err()
+            .unwrap_or_else(unexplained)
     }
 
     // ---- out -------------------------------------------------------------------------------
@@ -283,9 +277,8 @@ impl Engine {
             Outcome::Closed | Outcome::Failed => {
                 // As in `error`.
                 let bytes = PyBytes::new(py, &data[..1]);
-                let write =
-                    |object: &Py<PyAny>| object.call_method1(py, intern!(py, "write"), (bytes,));
-                Err(self.ask_object(write).err().unwrap_or_else(unexplained))
+                let result = object.call_method1(py, intern!(py, "write"), (bytes,));
+                Err(result.err().unwrap_or_else(unexplained))
             }
         }
     }

@@ -4,10 +4,10 @@
 //! but these buffers.
 
 use std::{
-    cell::RefCell,
     ffi::{c_char, c_int, c_long, c_void},
     ptr::{self, NonNull},
     slice,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
@@ -90,6 +90,8 @@ impl Buffers {
     }
 
     pub fn hold(&mut self, ciphertext: &[u8]) {
+        // It comes behind what is shown, if a callback of libssl's brings it.
+        self.hold_rest();
         self.note(ciphertext);
         self.keep(ciphertext);
     }
@@ -140,15 +142,22 @@ impl Buffers {
     }
 }
 
+/// The owner of an `SSL` lets libssl work without Python's lock, while other threads ask for sizes.
+/// Nothing that holds this lock calls libssl or Python: nobody waits long.
+#[inline]
+pub fn lock(buffers: &Mutex<Buffers>) -> MutexGuard<'_, Buffers> {
+    buffers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A BIO with buffers of its own, which are freed with it.
-pub fn new(library: &'static LibSsl) -> Option<(*mut Bio, NonNull<RefCell<Buffers>>)> {
+pub fn new(library: &'static LibSsl) -> Option<(*mut Bio, NonNull<Mutex<Buffers>>)> {
     // SAFETY: a method that `LibSsl` made; the other calls are for the BIO that we just made.
     unsafe {
         let bio = (library.BIO_new)(library.bio_method());
         if bio.is_null() {
             return None;
         }
-        let buffers = NonNull::from(Box::leak(Box::new(RefCell::new(Buffers::default()))));
+        let buffers = NonNull::from(Box::leak(Box::new(Mutex::new(Buffers::default()))));
         (library.BIO_set_data)(bio, buffers.as_ptr().cast());
         (library.BIO_set_init)(bio, 1);
         Some((bio, buffers))
@@ -179,10 +188,10 @@ pub fn method(library: &LibSsl) -> Option<NonNull<BioMethod>> {
 ///
 /// # Safety
 /// `bio` is one that `new` made, in a call from libssl.
-unsafe fn parts<'a>(bio: *mut Bio) -> Option<(&'static LibSsl, &'a RefCell<Buffers>)> {
+unsafe fn parts<'a>(bio: *mut Bio) -> Option<(&'static LibSsl, &'a Mutex<Buffers>)> {
     let library = LibSsl::in_use()?;
     // SAFETY: `new` set the data, and only `destroy` frees them.
-    let buffers = unsafe { (library.BIO_get_data)(bio).cast::<RefCell<Buffers>>().as_ref() }?;
+    let buffers = unsafe { (library.BIO_get_data)(bio).cast::<Mutex<Buffers>>().as_ref() }?;
     Some((library, buffers))
 }
 
@@ -200,8 +209,7 @@ unsafe extern "C" fn read(bio: *mut Bio, buffer: *mut c_char, len: c_int) -> c_i
         }
         (library.BIO_clear_flags)(bio, BIO_FLAGS_ANY_RETRY);
         let buffer = slice::from_raw_parts_mut(buffer.cast::<u8>(), len);
-        // Never borrowed here: nothing that borrows the buffers calls libssl.
-        let count = buffers.try_borrow_mut().map_or(0, |mut buffers| buffers.read(buffer));
+        let count = lock(buffers).read(buffer);
         if count == 0 {
             (library.BIO_set_flags)(bio, BIO_FLAGS_RETRY_READ);
             return -1;
@@ -220,8 +228,7 @@ unsafe extern "C" fn write(bio: *mut Bio, data: *const c_char, len: c_int) -> c_
         if data.is_null() || count == 0 {
             return 0;
         }
-        let Ok(mut buffers) = buffers.try_borrow_mut() else { return -1 };
-        buffers.output.extend_from_slice(slice::from_raw_parts(data.cast::<u8>(), count));
+        lock(buffers).output.extend_from_slice(slice::from_raw_parts(data.cast::<u8>(), count));
         len
     }
 }
@@ -232,7 +239,7 @@ unsafe extern "C" fn control(bio: *mut Bio, command: c_int, _: c_long, _: *mut c
     const BIO_CTRL_DUP: c_int = 12;
     const BIO_CTRL_WPENDING: c_int = 13;
     // SAFETY: libssl calls it for a BIO of ours.
-    let buffers = unsafe { parts(bio) }.and_then(|(_, buffers)| buffers.try_borrow().ok());
+    let buffers = unsafe { parts(bio) }.map(|(_, buffers)| lock(buffers));
     let bytes = match (command, buffers) {
         (BIO_CTRL_PENDING, Some(buffers)) => buffers.visible_bytes(),
         (BIO_CTRL_WPENDING, Some(buffers)) => buffers.output.len(),
@@ -250,7 +257,7 @@ unsafe extern "C" fn destroy(bio: *mut Bio) -> c_int {
     }
     // SAFETY: libssl calls it once, when nobody has the BIO any more; `new` made the box.
     unsafe {
-        let buffers = (library.BIO_get_data)(bio).cast::<RefCell<Buffers>>();
+        let buffers = (library.BIO_get_data)(bio).cast::<Mutex<Buffers>>();
         (library.BIO_set_data)(bio, ptr::null_mut());
         if !buffers.is_null() {
             drop(Box::from_raw(buffers));
