@@ -81,7 +81,7 @@ struct Inner {
     state: Cell<State>,
     told: Cell<Told>,
     protocol_kind: Cell<ProtocolKind>,
-    /// `close` or `abort` was called, or the connection is lost.
+    /// `close` or `abort` was called, the peer has ended TLS, or the connection is lost.
     closed: Cell<bool>,
     /// The user has closed it although it was closed.
     closed_twice: Cell<bool>,
@@ -175,15 +175,15 @@ impl TlsTransport {
         result
     }
 
-    /// Whether the engine is at work, in which case the caller comes again later, or never to work
-    /// again.
+    /// Not after reading has failed, nor while the engine is at work: then `_proceed` is called
+    /// later, for the caller to come again.
     #[inline]
-    fn is_busy(&self, py: Python<'_>) -> bool {
+    fn may_enter_engine(&self, py: Python<'_>) -> bool {
         let inner = self.inner(py);
         if inner.busy.get() {
             inner.asked_meanwhile.set(true);
         }
-        inner.busy.get() || inner.broken.get()
+        !inner.busy.get() && !inner.broken.get()
     }
 
     /// The `ssl.SSLObject`, from the handshake on.
@@ -544,7 +544,7 @@ impl TlsTransport {
     fn do_shutdown(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
-        if slf.get().is_busy(py) {
+        if !slf.get().may_enter_engine(py) {
             return Ok(());
         }
         // Nothing is said to a peer that goes without a word, and nothing awaited of one that has

@@ -31,8 +31,7 @@ pub enum End {
     Open,
     /// The peer has sent close_notify.
     Closed,
-    /// Not without an error, which [`Engine::error`] tells if it is not here.
-    Failed(Option<PyErr>),
+    Failed(PyErr),
 }
 
 /// What there was to read.
@@ -167,11 +166,13 @@ impl Engine {
     }
 
     /// The plaintext of everything that has come, `ciphertext` last. What is no whole record yet
-    /// is kept. With libssl it runs no Python code.
+    /// is kept.
     pub fn read(&self, py: Python<'_>, ciphertext: &[u8]) -> PyResult<Plaintext> {
         match &self.kind {
             Kind::Native { session, .. } => {
-                session.with_ciphertext(ciphertext, || read_session(py, session))
+                let read = || read_session(py, session);
+                let (data, outcome) = session.with_ciphertext(ciphertext, read)?;
+                Ok(Plaintext { data, end: self.end_of(py, outcome) })
             }
             Kind::Module { .. } => {
                 if !ciphertext.is_empty() {
@@ -194,7 +195,7 @@ impl Engine {
                     all.extend_from_slice(chunk.as_bytes());
                 }
                 Err(error) if waits(py, &error)? => break End::Open,
-                Err(error) => break End::Failed(Some(error)),
+                Err(error) => break End::Failed(error),
             }
         };
         let data = (!all.is_empty()).then(|| PyBytes::new(py, &all).unbind());
@@ -216,7 +217,8 @@ impl Engine {
                 // writes no others.
                 let bytes = unsafe { &mut *(std::ptr::from_mut(bytes) as *mut [MaybeUninit<u8>]) };
                 let (count, outcome) = session.read(bytes);
-                Ok(Filled { count, is_full: count == room, end: End::from(outcome) })
+                drop(view);
+                Ok(Filled { count, is_full: count == room, end: self.end_of(py, outcome) })
             }
             Kind::Module { .. } => {
                 drop(view);
@@ -241,16 +243,24 @@ impl Engine {
                     }
                 },
                 Err(error) if waits(py, &error)? => End::Open,
-                Err(error) => End::Failed(Some(error)),
+                Err(error) => End::Failed(error),
             };
             return Ok(Filled { count, is_full: false, end });
         }
         Ok(Filled { count, is_full: true, end: End::Open })
     }
 
+    fn end_of(&self, py: Python<'_>, outcome: Outcome) -> End {
+        match outcome {
+            Outcome::Bytes(_) | Outcome::NeedsData => End::Open,
+            Outcome::Closed => End::Closed,
+            Outcome::Failed => End::Failed(self.error(py)),
+        }
+    }
+
     /// The error that a read has met: the module's own next call meets it again.
     #[cold]
-    pub fn error(&self, py: Python<'_>) -> PyErr {
+    fn error(&self, py: Python<'_>) -> PyErr {
         self.ssl_object
             .call_method1(py, intern!(py, "read"), (1,))
             .err()
@@ -326,19 +336,10 @@ impl Engine {
     }
 }
 
-impl From<Outcome> for End {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Bytes(_) | Outcome::NeedsData => End::Open,
-            Outcome::Closed => End::Closed,
-            Outcome::Failed => End::Failed(None),
-        }
-    }
-}
-
-fn read_session(py: Python<'_>, session: &Session) -> PyResult<Plaintext> {
+/// Runs no Python code but libssl's callbacks.
+fn read_session(py: Python<'_>, session: &Session) -> PyResult<(Option<Py<PyBytes>>, Outcome)> {
     if !session.is_readable() {
-        return Ok(Plaintext { data: None, end: End::Open });
+        return Ok((None, Outcome::NeedsData));
     }
     let mut outcome = Outcome::NeedsData;
     let expected_bytes = session.expected_bytes().max(UNEXPECTED_BYTES);
@@ -361,7 +362,7 @@ fn read_session(py: Python<'_>, session: &Session) -> PyResult<Plaintext> {
         data = PyBytes::new(py, &all).unbind();
     }
     let data = (!data.as_bytes(py).is_empty()).then_some(data);
-    Ok(Plaintext { data, end: End::from(outcome) })
+    Ok((data, outcome))
 }
 
 /// Whether an exception of the module only says that the peer has to send more.

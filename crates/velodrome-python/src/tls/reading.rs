@@ -16,7 +16,8 @@ pub enum TakenIn {
 }
 
 impl TlsTransport {
-    /// Ciphertext has come. Runs no Python code but libssl's callbacks.
+    /// Ciphertext has come. Runs no Python code but the TLS engine's: callbacks, and what tells an
+    /// error.
     #[inline]
     pub fn take_in(slf: &Bound<'_, Self>, ciphertext: &[u8]) -> PyResult<TakenIn> {
         let py = slf.py();
@@ -68,7 +69,7 @@ impl TlsTransport {
     ) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
-        if !inner.reading_paused.get() && !slf.get().is_busy(py) {
+        if !inner.reading_paused.get() && slf.get().may_enter_engine(py) {
             match (plaintext, inner.protocol_kind.get()) {
                 (Some(plaintext), _) => Self::deliver(slf, plaintext)?,
                 (None, ProtocolKind::Buffered) => Self::read_buffered(slf)?,
@@ -94,12 +95,12 @@ impl TlsTransport {
         Plaintext { data, end }: Plaintext,
     ) -> PyResult<()> {
         let py = slf.py();
-        let error = Self::error_of(slf, &end);
+        slf.get().note_end(py, &end);
         if let Some(data) = data {
             let told = Self::call_protocol(slf, intern!(py, "data_received"), [data.as_ptr()]);
-            Self::unless_broken(slf, told, &error)?;
+            Self::unless_broken(slf, told, &end)?;
         }
-        Self::read_ended(slf, end, error)
+        Self::read_ended(slf, end)
     }
 
     pub(super) fn read_buffered(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -119,7 +120,7 @@ impl TlsTransport {
             return Ok(());
         }
         let filled = Self::with_engine(slf, |engine| engine.read_into(buffer.bind(py)))?;
-        let error = Self::error_of(slf, &filled.end);
+        slf.get().note_end(py, &filled.end);
         drop(buffer);
         if filled.is_full {
             Self::inner_of(slf).read_is_cut.set(true);
@@ -130,20 +131,16 @@ impl TlsTransport {
             let name = intern!(py, "buffer_updated");
             let updated = || call_method(py, &protocol, name, [count.as_ptr()]);
             let told = inner.base.in_context_nested(py, updated);
-            Self::unless_broken(slf, told, &error)?;
+            Self::unless_broken(slf, told, &filled.end)?;
         }
-        Self::read_ended(slf, filled.end, error)
+        Self::read_ended(slf, filled.end)
     }
 
     /// What a protocol raised. If it leaves the loop although reading has failed, nobody else will
     /// end the connection.
-    fn unless_broken<R>(
-        slf: &Bound<'_, Self>,
-        told: PyResult<R>,
-        error: &Option<PyErr>,
-    ) -> PyResult<R> {
+    fn unless_broken<R>(slf: &Bound<'_, Self>, told: PyResult<R>, end: &End) -> PyResult<R> {
         let py = slf.py();
-        if let (Err(raised), Some(error)) = (&told, error)
+        if let (Err(raised), End::Failed(error)) = (&told, end)
             && leaves_loop(py, raised)
         {
             let because = error.value(py).clone().into_any().unbind();
@@ -152,31 +149,16 @@ impl TlsTransport {
         told
     }
 
-    /// libssl's error, before anybody's code can hide it.
+    /// What came before an error is delivered first; the engine is not to be entered any more.
     #[inline]
-    pub(super) fn error_of(slf: &Bound<'_, Self>, end: &End) -> Option<PyErr> {
-        let py = slf.py();
+    fn note_end(&self, py: Python<'_>, end: &End) {
         // (The module's read may also have been interrupted.)
-        let is_broken = match end {
-            End::Failed(Some(error)) => !leaves_loop(py, error),
-            End::Failed(None) => true,
-            End::Open | End::Closed => false,
-        };
-        Self::inner_of(slf).broken.set(is_broken);
-        match end {
-            End::Failed(None) => Some(
-                Self::with_engine(slf, |engine| Ok(engine.error(py))).unwrap_or_else(|error| error),
-            ),
-            _ => None,
-        }
+        let is_broken = matches!(end, End::Failed(error) if !leaves_loop(py, error));
+        self.inner(py).broken.set(is_broken);
     }
 
     #[inline]
-    pub(super) fn read_ended(
-        slf: &Bound<'_, Self>,
-        end: End,
-        error: Option<PyErr>,
-    ) -> PyResult<()> {
+    fn read_ended(slf: &Bound<'_, Self>, end: End) -> PyResult<()> {
         match end {
             End::Open => Ok(()),
             End::Closed => {
@@ -185,10 +167,7 @@ impl TlsTransport {
                 }
                 Self::start_shutdown(slf)
             }
-            End::Failed(known) => match known.or(error) {
-                Some(error) => Err(error),
-                None => Ok(()),
-            },
+            End::Failed(error) => Err(error),
         }
     }
 

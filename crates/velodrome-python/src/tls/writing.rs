@@ -59,7 +59,7 @@ impl TlsTransport {
         let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
         let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
         let joins = inner.joining.note_write(turn);
-        let can_encrypt = inner.state.get() == State::Open && !slf.get().is_busy(py);
+        let can_encrypt = inner.state.get() == State::Open && slf.get().may_enter_engine(py);
         let has_backlog = !inner.backlog.borrow().is_empty();
         if can_encrypt && !has_backlog && !inner.writing_paused.get() {
             if !joins || data.len() >= Joining::MAX_HELD_BYTES {
@@ -80,7 +80,8 @@ impl TlsTransport {
         let inner = Self::inner_of(slf);
         let held_bytes = inner.backlog.borrow().len_bytes();
         let is_held_back = inner.deferred.get() && held_bytes < Joining::MAX_HELD_BYTES;
-        if is_held_back || inner.state.get() != State::Open || slf.get().is_busy(slf.py()) {
+        if is_held_back || inner.state.get() != State::Open || !slf.get().may_enter_engine(slf.py())
+        {
             return Self::tell_flow(slf);
         }
         Self::do_write(slf).or_else(|error| Self::failed(slf, error))
@@ -123,7 +124,7 @@ impl TlsTransport {
     pub(super) fn do_write(slf: &Bound<'_, Self>) -> PyResult<()> {
         let inner = Self::inner_of(slf);
         inner.deferred.set(false);
-        if slf.get().is_busy(slf.py()) {
+        if !slf.get().may_enter_engine(slf.py()) {
             return Ok(());
         }
         let may_encrypt = matches!(inner.state.get(), State::Open | State::Flushing);
