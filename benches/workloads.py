@@ -62,7 +62,7 @@ NETWORK = [
         for size, connections in (("1k", 10), ("1k", 100), ("10k", 10), ("100k", 10))
     ),
     NetworkWorkload("tls-buffered-1k-10", "tls-buffered", echo(KIB), 10),
-    *(NetworkWorkload(f"tls-streams-{size}-10", "tls-streams", echo(SIZES[size]), 10) for size in ("1k", "100k")),
+    *(NetworkWorkload(f"tls-streams-{size}-10", "tls-streams", echo(SIZES[size]), 10) for size in SIZES),
     NetworkWorkload("tls-handshake-full", "tls-protocol", (*echo(64), "--reconnect"), 10),
     NetworkWorkload("tls-handshake-resumed", "tls-protocol", (*echo(64), "--reconnect", "--resume"), 10),
     NetworkWorkload("tls-bulk-receive", "tls-receive", UPLOAD, 1),
