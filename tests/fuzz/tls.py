@@ -743,6 +743,7 @@ def main():
                 for at, *words in log if options.verbose else ():
                     print(f"   {at:.4f}", *words, flush=True)
         loop.close()
+    print(f"{options.histories if options.only is None else 1} histories, {len(findings)} findings")
     sys.exit(1 if findings else 0)
 
 

@@ -1,7 +1,7 @@
 """Whatever a loop and its objects are called with, Python goes on: exceptions, but no panic, no crash, no hang.
 
 The calls are made by `tests/fuzz/run.py`, in children: a crash is their exit status, and what they leave open goes with
-them.
+them. `tests/fuzz/tls.py` does the same for what TLS has to keep.
 """
 
 import subprocess
@@ -31,6 +31,21 @@ def test_nothing_but_exceptions_comes_of_calls_that_nobody_expects(loop_name, tm
     )
     last_calls = log.read_text(errors="replace").splitlines()[-20:]
     assert child.returncode == 0, "\n".join([f"status {child.returncode}", child.stdout, child.stderr, *last_calls])
+    assert "panicked" not in child.stderr
+
+
+@pytest.mark.parametrize("engine", ["libssl", "python"])
+def test_random_histories_of_tls_lose_nothing(engine):
+    arguments = ["--seed=1", "--histories=40", f"--engine={engine}", "--verbose"]
+    child = subprocess.run(
+        [sys.executable, TESTS / "fuzz" / "tls.py", *arguments],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert child.returncode == 0, child.stdout + child.stderr
+    assert child.stdout.endswith("40 histories, 0 findings\n")
     assert "panicked" not in child.stderr
 
 
