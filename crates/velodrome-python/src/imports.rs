@@ -6,7 +6,7 @@ use pyo3::{
     types::{PyDict, PyString, PyType},
 };
 
-use crate::step_lane::StepLane;
+use crate::{step_lane::StepLane, stream_reader::StreamReaders};
 
 pub struct Imports {
     pub base_event_loop: Py<PyAny>,
@@ -35,6 +35,7 @@ pub struct Imports {
     /// `velodrome._seam`: the package's functions for messages, reports and debug mode.
     pub seam: Py<PyAny>,
     pub step_lane: StepLane,
+    pub stream_readers: StreamReaders,
 }
 
 static IMPORTS: PyOnceLock<Imports> = PyOnceLock::new();
@@ -80,6 +81,7 @@ impl Imports {
             server_takes_transport: py.version_info() >= (3, 13),
             seam: py.import("velodrome._seam")?.into_any().unbind(),
             step_lane: StepLane::learn(py)?,
+            stream_readers: StreamReaders::learn(py)?,
         })
     }
 }

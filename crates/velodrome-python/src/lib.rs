@@ -25,6 +25,7 @@ mod imports;
 mod server;
 mod sock;
 mod step_lane;
+mod stream_reader;
 mod tls;
 mod transport;
 mod watch;

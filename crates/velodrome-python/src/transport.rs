@@ -40,6 +40,7 @@ use crate::{
     event_loop::{Deferred, Loop},
     gil::GilBound,
     imports::loaded,
+    stream_reader::Fed,
     tls::TlsTransport,
 };
 
@@ -58,9 +59,26 @@ pub enum Turn {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolKind {
     Streaming,
+    /// asyncio's streams, which are fed without a call.
+    StreamReader,
     Buffered,
     /// A native TLS transport, which takes ciphertext without an object for it.
     Tls,
+}
+
+impl ProtocolKind {
+    /// Whether `data_received` is its method.
+    #[inline]
+    pub fn takes_bytes(self) -> bool {
+        matches!(self, ProtocolKind::Streaming | ProtocolKind::StreamReader)
+    }
+}
+
+/// What was received for asyncio's streams.
+enum Received<'py> {
+    Fed(Fed<'py>),
+    /// For `data_received`.
+    Bytes(Py<PyBytes>),
 }
 
 struct Inner {
@@ -186,7 +204,11 @@ pub fn protocol_kind(protocol: &Bound<'_, PyAny>) -> PyResult<ProtocolKind> {
     if protocol.is_exact_instance_of::<TlsTransport>() {
         return Ok(ProtocolKind::Tls);
     }
-    let buffered = loaded(protocol.py()).buffered_protocol.bind(protocol.py());
+    let imports = loaded(protocol.py());
+    if imports.stream_readers.is_protocol(protocol) {
+        return Ok(ProtocolKind::StreamReader);
+    }
+    let buffered = imports.buffered_protocol.bind(protocol.py());
     Ok(if protocol.is_instance(buffered)? {
         ProtocolKind::Buffered
     } else {
@@ -316,6 +338,7 @@ impl StreamTransport {
         }
         match inner.protocol_kind.get() {
             ProtocolKind::Streaming => Self::read_streaming(slf, inner),
+            ProtocolKind::StreamReader => Self::read_stream_reader(slf, inner),
             ProtocolKind::Buffered => Self::read_buffered(slf, inner),
             ProtocolKind::Tls => Self::read_tls(slf, inner),
         }
@@ -331,12 +354,49 @@ impl StreamTransport {
         if received.as_bytes(py).is_empty() {
             return Self::ended(slf);
         }
-        match Self::call_protocol(slf, intern!(py, "data_received"), [received.as_ptr()]) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                Self::fatal(slf, error, "Fatal error: protocol.data_received() call failed.")
-            }
-        }
+        Self::data_received(slf, &received).or_else(|error| Self::data_received_failed(slf, error))
+    }
+
+    #[inline]
+    fn data_received(slf: &Bound<'_, Self>, received: &Py<PyBytes>) -> PyResult<()> {
+        let py = slf.py();
+        Self::call_protocol(slf, intern!(py, "data_received"), [received.as_ptr()]).map(drop)
+    }
+
+    #[cold]
+    fn data_received_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        Self::fatal(slf, error, "Fatal error: protocol.data_received() call failed.")
+    }
+
+    /// From the loop's scratch buffer straight to the reader's.
+    #[inline]
+    fn read_stream_reader(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
+        let py = slf.py();
+        let (Some(event_loop), Some(protocol)) =
+            (inner.base.event_loop(py), inner.base.protocol(py))
+        else {
+            return Ok(());
+        };
+        let protocol = protocol.bind(py);
+        // SAFETY: the stream is open, so the descriptor is.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
+        let received = event_loop.get().with_scratch(py, |scratch| {
+            let count = inner.stream.receive(fd, &mut *scratch)?;
+            let data = &scratch[..count];
+            Ok((count > 0).then(|| {
+                let fed = loaded(py).stream_readers.append(protocol, data)?;
+                let bytes = || Received::Bytes(PyBytes::new(py, data).unbind());
+                Ok(fed.map_or_else(bytes, Received::Fed))
+            }))
+        });
+        let told = match received {
+            Ok(Some(Ok(Received::Fed(fed)))) => fed.tell(),
+            Ok(Some(Ok(Received::Bytes(bytes)))) => Self::data_received(slf, &bytes),
+            Ok(Some(Err(error))) => Err(error),
+            Ok(None) => return Self::ended(slf),
+            Err(error) => return Self::read_failed(slf, error),
+        };
+        told.or_else(|error| Self::data_received_failed(slf, error))
     }
 
     /// Receives once into new bytes of the exact size, by way of the loop's scratch buffer.

@@ -1,12 +1,17 @@
 //! Ciphertext to the protocol: what a TLS transport reads.
 
-use pyo3::{IntoPyObjectExt, intern, prelude::*};
+use pyo3::{IntoPyObjectExt, intern, prelude::*, types::PyBytes};
 
 use super::{
     State, TlsTransport, Told,
     engine::{End, Plaintext},
 };
-use crate::{call::call_method, error::leaves_loop, imports::seam, transport::ProtocolKind};
+use crate::{
+    call::call_method,
+    error::leaves_loop,
+    imports::{loaded, seam},
+    transport::ProtocolKind,
+};
 
 /// Ciphertext that a transport below has received.
 pub enum TakenIn {
@@ -23,7 +28,7 @@ impl TlsTransport {
         let py = slf.py();
         let inner = Self::inner_of(slf);
         let reads_at_once = inner.state.get() == State::Open
-            && inner.protocol_kind.get() == ProtocolKind::Streaming
+            && inner.protocol_kind.get().takes_bytes()
             && !inner.reading_paused.get()
             && !inner.busy.get();
         let engine = slf.get().engine(py)?;
@@ -97,10 +102,24 @@ impl TlsTransport {
         let py = slf.py();
         slf.get().note_end(py, &end);
         if let Some(data) = data {
-            let told = Self::call_protocol(slf, intern!(py, "data_received"), [data.as_ptr()]);
+            let told = Self::deliver_bytes(slf, &data);
             Self::unless_broken(slf, told, &end)?;
         }
         Self::read_ended(slf, end)
+    }
+
+    #[inline]
+    fn deliver_bytes(slf: &Bound<'_, Self>, data: &Py<PyBytes>) -> PyResult<()> {
+        let py = slf.py();
+        let inner = Self::inner_of(slf);
+        if inner.protocol_kind.get() == ProtocolKind::StreamReader
+            && let Some(protocol) = inner.base.protocol(py)
+            && let Some(fed) =
+                loaded(py).stream_readers.append(protocol.bind(py), data.as_bytes(py))?
+        {
+            return fed.tell();
+        }
+        Self::call_protocol(slf, intern!(py, "data_received"), [data.as_ptr()]).map(drop)
     }
 
     pub(super) fn read_buffered(slf: &Bound<'_, Self>) -> PyResult<()> {

@@ -1,0 +1,140 @@
+//! What `asyncio.StreamReaderProtocol.data_received` does, without its four Python frames and
+//! without a `bytes` in between.
+//!
+//! Only for exactly asyncio's classes, with exactly their methods: a subclass, a method that was
+//! replaced, on the class or on the object, or an attribute that is not what it should be means
+//! that the method is called as ever.
+
+use pyo3::{
+    exceptions::PyNotImplementedError,
+    ffi, intern,
+    prelude::*,
+    types::{
+        PyBool, PyByteArray, PyByteArrayMethods, PyString, PyType, PyWeakrefMethods,
+        PyWeakrefReference,
+    },
+};
+
+use crate::call::call_method;
+
+unsafe extern "C" {
+    static mut PyMethod_Type: ffi::PyTypeObject;
+    fn PyMethod_Function(method: *mut ffi::PyObject) -> *mut ffi::PyObject;
+}
+
+pub struct StreamReaders {
+    protocol_class: Py<PyType>,
+    reader_class: Py<PyType>,
+    data_received: Py<PyAny>,
+    feed_data: Py<PyAny>,
+}
+
+/// Who was fed, and is to be told.
+pub struct Fed<'py>(Bound<'py, PyAny>);
+
+impl StreamReaders {
+    pub fn learn(py: Python<'_>) -> PyResult<Self> {
+        let streams = py.import("asyncio.streams")?;
+        let protocol_class = streams.getattr("StreamReaderProtocol")?.cast_into::<PyType>()?;
+        let reader_class = streams.getattr("StreamReader")?.cast_into::<PyType>()?;
+        Ok(StreamReaders {
+            data_received: protocol_class.getattr("data_received")?.unbind(),
+            feed_data: reader_class.getattr("feed_data")?.unbind(),
+            protocol_class: protocol_class.unbind(),
+            reader_class: reader_class.unbind(),
+        })
+    }
+
+    pub fn is_protocol(&self, protocol: &Bound<'_, PyAny>) -> bool {
+        protocol.get_type().is(&self.protocol_class)
+    }
+
+    /// Appends `data`, which is not empty, to the buffer of the protocol's reader. `None`: nothing
+    /// has happened, and `data_received` is to be called. Runs no Python code.
+    #[inline]
+    pub fn append<'py>(
+        &self,
+        protocol: &Bound<'py, PyAny>,
+        data: &[u8],
+    ) -> PyResult<Option<Fed<'py>>> {
+        let py = protocol.py();
+        if !is_method(protocol, intern!(py, "data_received"), &self.data_received)? {
+            return Ok(None);
+        }
+        let reference = protocol.getattr(intern!(py, "_stream_reader_wr"))?;
+        let Ok(reference) = reference.cast_exact::<PyWeakrefReference>() else { return Ok(None) };
+        let Some(reader) = reference.upgrade() else { return Ok(None) };
+        if !reader.get_type().is(&self.reader_class)
+            || !is_method(&reader, intern!(py, "feed_data"), &self.feed_data)?
+            || !reader.getattr(intern!(py, "_eof"))?.is(PyBool::new(py, false))
+        {
+            return Ok(None);
+        }
+        let buffer = reader.getattr(intern!(py, "_buffer"))?;
+        let Ok(buffer) = buffer.cast_exact::<PyByteArray>() else { return Ok(None) };
+        let len = PyByteArrayMethods::len(buffer);
+        buffer.resize(len + data.len())?;
+        // SAFETY: the GIL is held and no Python code runs while the slice exists.
+        let bytes = unsafe { buffer.as_bytes_mut() };
+        bytes[len..].copy_from_slice(data);
+        Ok(Some(Fed(reader)))
+    }
+}
+
+impl Fed<'_> {
+    /// Wakes who waits for data, and pauses the transport if there is too much.
+    #[inline]
+    pub fn tell(self) -> PyResult<()> {
+        let Fed(reader) = self;
+        let py = reader.py();
+        let waiter = reader.getattr(intern!(py, "_waiter"))?;
+        if !waiter.is_none() {
+            reader.setattr(intern!(py, "_waiter"), py.None())?;
+            let waiter = waiter.unbind();
+            if !call_method(py, &waiter, intern!(py, "cancelled"), [])?.is_truthy(py)? {
+                let none = py.None();
+                call_method(py, &waiter, intern!(py, "set_result"), [none.as_ptr()])?;
+            }
+        }
+        let buffered = reader.getattr(intern!(py, "_buffer"))?.len()?;
+        let limit = reader.getattr(intern!(py, "_limit"))?;
+        // An int of the user's may be of any size.
+        if limit.extract::<usize>().is_ok_and(|limit| buffered <= limit.saturating_mul(2)) {
+            return Ok(());
+        }
+        pause(&reader, buffered, &limit)
+    }
+}
+
+#[cold]
+fn pause(reader: &Bound<'_, PyAny>, buffered: usize, limit: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = reader.py();
+    let transport = reader.getattr(intern!(py, "_transport"))?;
+    let may_pause = !transport.is_none() && !reader.getattr(intern!(py, "_paused"))?.is_truthy()?;
+    if !may_pause || limit.mul(2)?.ge(buffered)? {
+        return Ok(());
+    }
+    match call_method(py, &transport.unbind(), intern!(py, "pause_reading"), []) {
+        Ok(_) => reader.setattr(intern!(py, "_paused"), true),
+        Err(error) if error.is_instance_of::<PyNotImplementedError>(py) => {
+            reader.setattr(intern!(py, "_transport"), py.None())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether `object.name` is the method that `function` makes.
+#[inline]
+fn is_method(
+    object: &Bound<'_, PyAny>,
+    name: &Bound<'_, PyString>,
+    function: &Py<PyAny>,
+) -> PyResult<bool> {
+    let found = object.getattr(name)?;
+    // SAFETY: a live object; the function, which is borrowed from it, is only asked of what is
+    // exactly a method.
+    Ok(unsafe {
+        ffi::Py_TYPE(found.as_ptr()) == &raw mut PyMethod_Type
+            && PyMethod_Function(found.as_ptr()) == function.as_ptr()
+    })
+}
