@@ -1,5 +1,5 @@
 //! `asyncio.Transport` over a stream socket: what happens in its turns. What a user calls is in
-//! `methods.rs`.
+//! `methods.rs`; how data come and go in `reading.rs` and `writing.rs`.
 //!
 //! The model's [`Stream`] decides; this file owns the descriptor and the Python objects and calls
 //! the protocol, with nothing borrowed. A transport is registered with the loop from its birth
@@ -7,7 +7,9 @@
 
 pub mod base;
 mod methods;
+mod reading;
 pub mod socket;
+mod writing;
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,32 +17,29 @@ use std::{
 };
 
 use pyo3::{
-    IntoPyObjectExt,
-    exceptions::{PyConnectionError, PyRuntimeError, PyTypeError},
+    exceptions::{PyConnectionError, PyRuntimeError},
     ffi, intern,
     prelude::*,
-    types::{PyByteArray, PyBytes, PyMemoryView},
 };
 use velodrome::{
     Error, Readiness,
-    error::is_retry,
     life::{Closed, Phase},
     net::{SocketAddrAny, local_address, set_nodelay},
-    stream::{Flushed, Joining, Stream, Written},
+    stream::Stream,
 };
 
-use base::{BaseTransport, Connection, LOST_WRITE, clone_of, extra_of_socket, warn_unclosed};
+use base::{BaseTransport, Connection, clone_of, extra_of_socket, warn_unclosed};
 pub use methods::METHODS;
 use socket::{Socket, close_socket, hold_open};
+pub use writing::readable_view;
 
 use crate::{
-    buffer::{Chunk, View},
+    buffer::Chunk,
     callback::{Callback, Source},
     error::os_error,
-    event_loop::{Deferred, Loop},
+    event_loop::Loop,
     gil::GilBound,
     imports::loaded,
-    stream_reader::Fed,
     tls::TlsTransport,
 };
 
@@ -72,13 +71,6 @@ impl ProtocolKind {
     pub fn takes_bytes(self) -> bool {
         matches!(self, ProtocolKind::Streaming | ProtocolKind::StreamReader)
     }
-}
-
-/// What was received for asyncio's streams.
-enum Received<'py> {
-    Fed(Fed<'py>),
-    /// For `data_received`.
-    Bytes(Py<PyBytes>),
 }
 
 struct Inner {
@@ -325,339 +317,6 @@ impl StreamTransport {
         closed
     }
 
-    // ---- reading -----------------------------------------------------------------------------
-
-    #[inline]
-    fn readable(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        if !inner.stream.wants_data() {
-            // Paused or closing, and something came: only now is it worth a system call to tell
-            // the poller so.
-            return Self::update_interest_exactly(slf);
-        }
-        match inner.protocol_kind.get() {
-            ProtocolKind::Streaming => Self::read_streaming(slf, inner),
-            ProtocolKind::StreamReader => Self::read_stream_reader(slf, inner),
-            ProtocolKind::Buffered => Self::read_buffered(slf, inner),
-            ProtocolKind::Tls => Self::read_tls(slf, inner),
-        }
-    }
-
-    #[inline]
-    fn read_streaming(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
-        let py = slf.py();
-        let received = match Self::receive(slf, inner) {
-            Ok(received) => received,
-            Err(error) => return Self::read_failed(slf, error),
-        };
-        if received.as_bytes(py).is_empty() {
-            return Self::ended(slf);
-        }
-        Self::data_received(slf, &received).or_else(|error| Self::data_received_failed(slf, error))
-    }
-
-    #[inline]
-    fn data_received(slf: &Bound<'_, Self>, received: &Py<PyBytes>) -> PyResult<()> {
-        let py = slf.py();
-        Self::call_protocol(slf, intern!(py, "data_received"), [received.as_ptr()]).map(drop)
-    }
-
-    #[cold]
-    fn data_received_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
-        Self::fatal(slf, error, "Fatal error: protocol.data_received() call failed.")
-    }
-
-    /// From the loop's scratch buffer straight to the reader's.
-    #[inline]
-    fn read_stream_reader(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
-        let py = slf.py();
-        let (Some(event_loop), Some(protocol)) =
-            (inner.base.event_loop(py), inner.base.protocol(py))
-        else {
-            return Ok(());
-        };
-        let protocol = protocol.bind(py);
-        // SAFETY: the stream is open, so the descriptor is.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        let received = event_loop.get().with_scratch(py, |scratch| {
-            let count = inner.stream.receive(fd, &mut *scratch)?;
-            let data = &scratch[..count];
-            Ok((count > 0).then(|| {
-                let fed = loaded(py).stream_readers.append(protocol, data)?;
-                let bytes = || Received::Bytes(PyBytes::new(py, data).unbind());
-                Ok(fed.map_or_else(bytes, Received::Fed))
-            }))
-        });
-        let told = match received {
-            Ok(Some(Ok(Received::Fed(fed)))) => fed.tell(),
-            Ok(Some(Ok(Received::Bytes(bytes)))) => Self::data_received(slf, &bytes),
-            Ok(Some(Err(error))) => Err(error),
-            Ok(None) => return Self::ended(slf),
-            Err(error) => return Self::read_failed(slf, error),
-        };
-        told.or_else(|error| Self::data_received_failed(slf, error))
-    }
-
-    /// Receives once into new bytes of the exact size, by way of the loop's scratch buffer.
-    #[inline]
-    fn receive(slf: &Bound<'_, Self>, inner: &Inner) -> Result<Py<PyBytes>, Error> {
-        let py = slf.py();
-        let Some(event_loop) = inner.base.event_loop(py) else {
-            return Err(Error::BADF);
-        };
-        // SAFETY: the stream is open, so the descriptor is.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        event_loop.get().with_scratch(py, |scratch| {
-            let received = inner.stream.receive(fd, &mut *scratch);
-            received.map(|count| PyBytes::new(py, &scratch[..count]).unbind())
-        })
-    }
-
-    fn read_buffered(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
-        let py = slf.py();
-        let hint = (-1_isize).into_py_any(py)?;
-        let view = Self::call_protocol(slf, intern!(py, "get_buffer"), [hint.as_ptr()]).and_then(
-            |buffer| {
-                let Some(buffer) = buffer else { return Ok(None) };
-                let view = View::writable(buffer.bind(py))?;
-                if view.len() == 0 {
-                    return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
-                }
-                Ok(Some(view))
-            },
-        );
-        let mut view = match view {
-            Ok(Some(view)) => view,
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                return Self::fatal(slf, error, "Fatal error: protocol.get_buffer() call failed.");
-            }
-        };
-        if inner.stream.phase() != Phase::Open {
-            // `get_buffer` closed the transport.
-            return Ok(());
-        }
-        // SAFETY: the stream is open, so the descriptor is.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        let received = inner.stream.receive(fd, view.bytes_mut(py));
-        drop(view);
-        let count = match received {
-            Ok(0) => return Self::ended(slf),
-            Ok(count) => count.into_py_any(py)?,
-            Err(error) => return Self::read_failed(slf, error),
-        };
-        match Self::call_protocol(slf, intern!(py, "buffer_updated"), [count.as_ptr()]) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                Self::fatal(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
-            }
-        }
-    }
-
-    /// Ciphertext goes from the loop's scratch buffer straight to the engine.
-    #[inline]
-    fn read_tls(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
-        let py = slf.py();
-        let (Some(event_loop), Some(protocol)) =
-            (inner.base.event_loop(py), inner.base.protocol(py))
-        else {
-            return Ok(());
-        };
-        let tls = protocol.bind(py).cast_exact::<TlsTransport>()?;
-        // A bad record ends writing, too: what is held back goes first.
-        TlsTransport::flush_deferred(tls)?;
-        if !inner.stream.wants_data() {
-            return Ok(());
-        }
-        // SAFETY: the stream is open, so the descriptor is.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        let taken = event_loop.get().with_scratch(py, |scratch| {
-            let count = inner.stream.receive(fd, &mut *scratch)?;
-            Ok((count > 0).then(|| TlsTransport::take_in(tls, &scratch[..count])))
-        });
-        let taken = match taken {
-            Ok(Some(taken)) => taken,
-            Ok(None) => return Self::ended(slf),
-            Err(error) => return Self::read_failed(slf, error),
-        };
-        match taken.and_then(|taken| TlsTransport::taken_in(tls, taken)) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                Self::fatal(slf, error, "Fatal error: protocol.buffer_updated() call failed.")
-            }
-        }
-    }
-
-    fn read_failed(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
-        if is_retry(error) {
-            return Ok(());
-        }
-        Self::fatal(slf, os_error(error), "Fatal read error on socket transport")
-    }
-
-    fn ended(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        Self::debug_log(slf, "%r received EOF")?;
-        let keep_open = Self::call_protocol(slf, intern!(py, "eof_received"), [])
-            .and_then(|answer| answer.map_or(Ok(false), |answer| answer.is_truthy(py)));
-        match keep_open {
-            Ok(true) => {
-                inner.stream.reading_ended();
-                Self::update_interest_exactly(slf)
-            }
-            Ok(false) => Self::close_now(slf),
-            Err(error) => {
-                Self::fatal(slf, error, "Fatal error: protocol.eof_received() call failed.")
-            }
-        }
-    }
-
-    // ---- writing -----------------------------------------------------------------------------
-
-    #[inline]
-    fn write_object(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
-            return Self::write_bytes(slf, inner, bytes.as_bytes(), |from| {
-                Chunk::Bytes(bytes.clone().unbind(), from)
-            });
-        }
-        let view = readable_view(data)?;
-        Self::write_bytes(slf, inner, view.bytes(py), |from| {
-            Chunk::Copy(view.bytes(py)[from..].into())
-        })
-    }
-
-    /// `write` for ciphertext: it is never held back, since its plaintext was.
-    #[inline]
-    pub fn write_now(slf: &Bound<'_, Self>, data: &[u8]) -> PyResult<()> {
-        let inner = slf.get().inner(slf.py());
-        Self::write_in_turn(slf, inner, None, data, |from| Chunk::Copy(data[from..].into()))
-    }
-
-    #[inline]
-    fn write_bytes(
-        slf: &Bound<'_, Self>,
-        inner: &Inner,
-        data: &[u8],
-        keep: impl FnOnce(usize) -> Chunk,
-    ) -> PyResult<()> {
-        let event_loop = inner.base.event_loop(slf.py());
-        let turn = event_loop.and_then(|it| it.get().model(slf.py()).ok()?.turn());
-        Self::write_in_turn(slf, inner, turn, data, keep)
-    }
-
-    #[inline]
-    fn write_in_turn(
-        slf: &Bound<'_, Self>,
-        inner: &Inner,
-        turn: Option<u64>,
-        data: &[u8],
-        keep: impl FnOnce(usize) -> Chunk,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        inner.check_writable("Cannot call write() after write_eof()", "unable to write")?;
-        if data.is_empty() {
-            return Ok(());
-        }
-        if inner.stream.phase() == Phase::Lost {
-            return inner.base.wrote_after_loss(py, LOST_WRITE);
-        }
-        // SAFETY: the stream is not lost, so the descriptor is open.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        match inner.stream.write(fd, turn, data, keep) {
-            Ok(Written::All) => Ok(()),
-            Ok(written @ (Written::Deferred | Written::Joined)) => {
-                let (_, high_water_bytes) = inner.stream.flow.limits();
-                if inner.stream.unsent_bytes() > high_water_bytes.min(Joining::MAX_HELD_BYTES) {
-                    return Self::flush_deferred(slf);
-                }
-                if let (Written::Deferred, Some(event_loop)) = (written, inner.base.event_loop(py))
-                {
-                    event_loop.get().defer_flush(py, Deferred::Stream(slf.clone().unbind()));
-                }
-                Ok(())
-            }
-            Ok(Written::Buffered) => {
-                Self::update_interest(slf)?;
-                Self::pause_protocol_if_full(slf)
-            }
-            Err(error) => {
-                Self::fatal(slf, os_error(error), "Fatal write error on socket transport")
-            }
-        }
-    }
-
-    /// At the end of a batch, or before something that must not overtake what is held back.
-    pub fn flush_deferred(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().inner(slf.py()).stream.is_deferred() {
-            return Self::flush(slf);
-        }
-        Ok(())
-    }
-
-    /// Writes what waits, and does what an empty buffer was waited for.
-    fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        if inner.stream.phase() == Phase::Lost {
-            return Ok(());
-        }
-        // SAFETY: the stream is not lost, so the descriptor is open.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        let flushed = match inner.stream.flush(fd) {
-            Ok(flushed) => flushed,
-            Err(error) => {
-                return Self::fatal(slf, os_error(error), "Fatal write error on socket transport");
-            }
-        };
-        if flushed == Flushed::Blocked {
-            Self::update_interest(slf)?;
-            return Self::pause_protocol_if_full(slf);
-        }
-        Self::drained(slf)
-    }
-
-    fn drained(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let inner = slf.get().inner(py);
-        let unsent_bytes = inner.stream.unsent_bytes();
-        inner.base.resume_protocol_if_low(slf.as_any(), &inner.stream.flow, unsent_bytes)?;
-        if inner.stream.unsent_bytes() > 0 || inner.stream.phase() == Phase::Lost {
-            return Ok(());
-        }
-        Self::update_interest(slf)?;
-        let waiter = clone_of(py, &inner.empty_waiter);
-        if let Some(waiter) = waiter {
-            loaded(py).set_result_unless_cancelled.call1(py, (waiter, py.None()))?;
-        }
-        if inner.stream.finish_closing() {
-            return Self::lose(slf, None);
-        }
-        Self::shut_down_if_ended(slf)
-    }
-
-    fn shut_down_if_ended(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let inner = slf.get().inner(slf.py());
-        // SAFETY: callers have checked that the stream is not lost.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        match inner.stream.shut_down_if_ended(fd) {
-            // The peer is gone: reading will say so.
-            Ok(()) | Err(Error::NOTCONN) => Ok(()),
-            Err(error) => {
-                Self::fatal(slf, os_error(error), "Fatal write error on socket transport")
-            }
-        }
-    }
-
-    fn pause_protocol_if_full(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let Inner { stream, base, .. } = slf.get().inner(slf.py());
-        base.pause_protocol_if_full(slf.as_any(), &stream.flow, stream.unsent_bytes())
-    }
-
     // ---- the poller --------------------------------------------------------------------------
 
     fn update_interest(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -745,23 +404,6 @@ impl StreamTransport {
     fn debug_log(slf: &Bound<'_, Self>, message: &str) -> PyResult<()> {
         slf.get().inner(slf.py()).base.debug_log(slf.as_any(), message)
     }
-}
-
-/// The buffer of what `write` was given, with asyncio's TypeError for anything else.
-pub fn readable_view(data: &Bound<'_, PyAny>) -> PyResult<View> {
-    if let Ok(memory) = data.cast::<PyMemoryView>() {
-        if memory.getattr(intern!(data.py(), "c_contiguous"))?.is_truthy()? {
-            return View::readable(data);
-        }
-        return View::readable(&memory.call_method0(intern!(data.py(), "tobytes"))?);
-    }
-    if data.is_instance_of::<PyBytes>() || data.is_instance_of::<PyByteArray>() {
-        return View::readable(data);
-    }
-    Err(PyTypeError::new_err(format!(
-        "data argument must be a bytes, bytearray, or memoryview object, not {}",
-        data.get_type().name()?.repr()?
-    )))
 }
 
 impl Drop for StreamTransport {
