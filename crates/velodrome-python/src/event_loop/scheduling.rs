@@ -212,10 +212,9 @@ fn timed_registration<'a, 'py>(
         [None; 3]
     };
     let mut positional = arguments.positional();
-    for (at, name, named) in
-        [(0, first_name.to_string(), first), (1, "callback".to_owned(), callback)]
-    {
+    for (at, named) in [first, callback].into_iter().enumerate() {
         if named.is_some() && positional.len() > at {
+            let name = if at == 0 { first_name.to_string() } else { "callback".to_owned() };
             return Err(PyTypeError::new_err(format!(
                 "{function}() got multiple values for argument '{name}'"
             )));
@@ -229,11 +228,11 @@ fn timed_registration<'a, 'py>(
         (named, _) => named,
     };
     let (first, callback) = (next(first), next(callback));
-    let names =
-        [(first.is_none(), first_name.to_string()), (callback.is_none(), "callback".into())];
     let (Some(first), Some(callback)) = (first, callback) else {
+        let first_name = first_name.to_string();
+        let names = [(first, first_name.as_str()), (callback, "callback")];
         let absent: Vec<&str> =
-            names.iter().filter(|name| name.0).map(|name| name.1.as_str()).collect();
+            names.iter().filter(|name| name.0.is_none()).map(|name| name.1).collect();
         return Err(missing(function, &absent));
     };
     // SAFETY: an argument of the call under way.
