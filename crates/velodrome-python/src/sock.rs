@@ -20,7 +20,7 @@ use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     intern,
     prelude::*,
-    types::{PyBytes, PyString, PyWeakrefReference},
+    types::{PyBytes, PyString, PyWeakrefMethods, PyWeakrefReference},
 };
 use rustix::net::{RecvFlags, recv, send};
 use velodrome::{Error, Interest, Readiness, error::is_retry, net::SEND_FLAGS};
@@ -156,34 +156,39 @@ struct Inner {
 pub struct SockWaiters(GilBound<Inner>);
 
 impl SockWaiters {
-    /// The registration of this very socket object, made if it is not there. `None` if the number
-    /// is watched by `add_reader` or `add_writer`, which then have to share it.
-    fn of<'py>(
+    /// The registration of this very socket object, if there is one.
+    fn present<'py>(
+        event_loop: &Bound<'py, Loop>,
+        socket: &Bound<'py, PyAny>,
+        fd: RawFd,
+    ) -> PyResult<Option<Bound<'py, Self>>> {
+        let py = event_loop.py();
+        let source = event_loop.get().model(py)?.reactor().source(fd);
+        let Some(Source::Sock(waiters)) = source else { return Ok(None) };
+        let owner = waiters.get().0.get(py).socket.bind(py).upgrade();
+        Ok(owner.is_some_and(|owner| owner.is(socket)).then(|| waiters.into_bound(py)))
+    }
+
+    /// Registers a socket object that is not `present`. `None` if the number is watched by
+    /// `add_reader` or `add_writer`, which then have to share it.
+    fn register<'py>(
         event_loop: &Bound<'py, Loop>,
         socket: &Bound<'py, PyAny>,
         fd: RawFd,
     ) -> PyResult<Option<Bound<'py, Self>>> {
         let py = event_loop.py();
         let model = event_loop.get().model(py)?;
-        let reference = PyWeakrefReference::new(socket)?.unbind();
-        let (mut readers, mut writers) = (VecDeque::new(), VecDeque::new());
-        match model.reactor().source(fd) {
+        let (readers, writers) = match model.reactor().source(fd) {
             Some(Source::Sock(waiters)) => {
-                let waiters = waiters.into_bound(py);
-                let owner = waiters.get().0.get(py).socket.bind(py);
-                if pyo3::types::PyWeakrefMethods::upgrade(owner)
-                    .is_some_and(|owner| owner.is(socket))
-                {
-                    return Ok(Some(waiters));
-                }
                 // Another object with this number. Who waits goes on, or hears that its own is
                 // closed.
                 let inner = waiters.get().0.get(py);
-                (readers, writers) = (inner.readers.take(), inner.writers.take());
+                (inner.readers.take(), inner.writers.take())
             }
-            None => {}
+            None => Default::default(),
             Some(_) => return Ok(None),
-        }
+        };
+        let reference = PyWeakrefReference::new(socket)?.unbind();
         let waiters = Bound::new(
             py,
             SockWaiters(GilBound::new(Inner {
@@ -368,9 +373,15 @@ fn start(
     if let Attempt::Done(value) = operation.attempt(event_loop, fd)? {
         return Ok(value);
     }
-    crate::watch::ensure_no_transport(event_loop, socket, fd)?;
-    let Some(waiters) = SockWaiters::of(event_loop, socket, fd)? else {
-        return Ok(py.NotImplemented());
+    let waiters = match SockWaiters::present(event_loop, socket, fd)? {
+        Some(waiters) => waiters,
+        None => {
+            crate::watch::ensure_no_transport(event_loop, socket, fd)?;
+            match SockWaiters::register(event_loop, socket, fd)? {
+                Some(waiters) => waiters,
+                None => return Ok(py.NotImplemented()),
+            }
+        }
     };
     let future = new_future(event_loop)?;
     let mut queue = waiters.get().queue(py, operation.is_read()).borrow_mut();

@@ -255,10 +255,14 @@ fn call_later<'py>(
         return Err(PyTypeError::new_err("delay must not be None"));
     }
     let now = seconds(slf.get().model(py)?.now_ns());
-    let when = match delay.cast_exact::<PyFloat>() {
-        Ok(delay) => now + delay.value(),
+    let whole = || delay.cast_exact::<PyInt>().ok()?.extract::<i32>().ok();
+    let when = if let Ok(delay) = delay.cast_exact::<PyFloat>() {
+        now + delay.value()
+    } else if let Some(delay) = whole() {
+        now + f64::from(delay)
+    } else {
         // Whatever Python can add to a float, with its errors.
-        Err(_) => PyFloat::new(py, now).add(delay)?.extract()?,
+        PyFloat::new(py, now).add(delay)?.extract()?
     };
     add_timer(slf, when, None, registration)
 }
