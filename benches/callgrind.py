@@ -63,7 +63,7 @@ def count_instructions(loop, workload, operations, profile=None):
         "--tool=callgrind",
         f"--callgrind-out-file={profile or os.devnull}",
         sys.executable,
-        str(HERE / "micro.py"),
+        str(HERE / "measure.py"),
         loop,
         workload,
         "--operations",

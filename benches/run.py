@@ -198,7 +198,7 @@ class Bench:
         return {**result, "foreign_share": round(max(foreign, 0.0), 4), "load_average": load_average}
 
     def micro(self, workload, loop):
-        command = loop.command("micro.py", workload.name, "--seconds", str(self.plan.micro))
+        command = loop.command("measure.py", workload.name, "--seconds", str(self.plan.micro))
         return json.loads(self.output_of(command, self.server_core, timeout=60 + 10 * self.plan.micro))
 
     def network(self, workload, loop):

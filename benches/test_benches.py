@@ -13,6 +13,7 @@ import report
 import run
 import servers
 import workloads
+from micro import callbacks, timers
 from workloads import IdleWorkload, NetworkWorkload
 
 LABELS = ["asyncio", "uvloop", "velodrome"]
@@ -111,10 +112,10 @@ class MicroWorkloads(unittest.TestCase):
                     callback, arguments = (lambda: None), ()
                 return super().call_soon(callback, *arguments, context=context)
 
-        for function in (micro.call_soon_batch, micro.call_soon_3_arguments):
+        for workload in (callbacks.call_soon_batch, callbacks.call_soon_3_arguments):
             with contextlib.closing(ForgetfulLoop()) as loop:
                 with self.assertRaises(micro.MissingOperations):
-                    function(loop, 200)
+                    workload.function(loop, 200)
 
     def test_timer_that_outlives_its_cancellation_is_noticed(self):
         class StubbornLoop(asyncio.SelectorEventLoop):
@@ -125,7 +126,7 @@ class MicroWorkloads(unittest.TestCase):
         failures = []
         with contextlib.closing(StubbornLoop()) as loop:
             loop.set_exception_handler(lambda loop, context: failures.append(context["exception"]))
-            micro.call_later_cancel(loop, 200)
+            timers.call_later_cancel.function(loop, 200)
         self.assertIsInstance(failures[0], micro.MissingOperations)
 
 
