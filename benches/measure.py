@@ -37,7 +37,7 @@ def measure(loop, workload, seconds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("loop", choices=loops.NAMES)
+    parser.add_argument("loop", choices=loops.NAMES + loops.PEERS)
     parser.add_argument("workload", choices=WORKLOADS)
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--seconds", type=float)
