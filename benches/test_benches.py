@@ -102,6 +102,11 @@ class MicroWorkloads(unittest.TestCase):
             with self.subTest(workload.name), contextlib.closing(asyncio.new_event_loop()) as loop:
                 workload.function(loop, 200)
 
+    def test_readme_says_what_each_does(self):
+        readme = (run.HERE / "README.md").read_text()
+        for name in micro.WORKLOADS:
+            self.assertIn(f"`{name}`", readme)
+
     def test_lost_callback_is_noticed(self):
         class ForgetfulLoop(asyncio.SelectorEventLoop):
             calls = 0
