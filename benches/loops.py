@@ -22,14 +22,21 @@ def is_floor(label):
     return label.partition("#")[0] in FLOORS
 
 
-def new_event_loop(name):
-    """Return a fresh loop of the package `name`."""
+def factory(name):
+    """Import the package `name` and return what makes its loops."""
     if name not in NAMES + PEERS:
         raise ValueError(f"no such loop: {name}; there are {', '.join(NAMES + PEERS)}")
+    package = importlib.import_module(name)
     if name == "aiofastnet":
         # Transports and TLS for another loop, whose methods it replaces.
-        return importlib.import_module(name).patch_loop(importlib.import_module("uvloop").new_event_loop())
-    return importlib.import_module(name).new_event_loop()
+        uvloop = importlib.import_module("uvloop")
+        return lambda: package.patch_loop(uvloop.new_event_loop())
+    return package.new_event_loop
+
+
+def new_event_loop(name):
+    """Return a fresh loop of the package `name`."""
+    return factory(name)()
 
 
 def version(name):

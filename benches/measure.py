@@ -5,8 +5,6 @@
 """
 
 import argparse
-import asyncio
-import contextlib
 import json
 import statistics
 import time
@@ -15,23 +13,23 @@ import loops
 from micro import WORKLOADS
 
 
-def measure(loop, workload, seconds):
+def measure(run, chunk, seconds):
     """Run chunks for some `seconds`; return the median chunk's CPU and wall time per operation.
 
     CPU time of the whole process, since being preempted or waiting is not the loop's cost.
     """
-    workload.function(loop, workload.chunk)  # warms caches and the specialising interpreter; not counted
+    run(chunk)  # warms caches and the specialising interpreter; not counted
     cpu, wall = [], []
     end = time.perf_counter() + seconds
     while not cpu or time.perf_counter() < end:
         wall_before, cpu_before = time.perf_counter(), time.process_time()
-        workload.function(loop, workload.chunk)
+        run(chunk)
         cpu.append(time.process_time() - cpu_before)
         wall.append(time.perf_counter() - wall_before)
     return {
-        "operations": workload.chunk * len(cpu),
-        "cpu_us": statistics.median(cpu) / workload.chunk * 1e6,
-        "operations_per_second": workload.chunk / statistics.median(wall),
+        "operations": chunk * len(cpu),
+        "cpu_us": statistics.median(cpu) / chunk * 1e6,
+        "operations_per_second": chunk / statistics.median(wall),
     }
 
 
@@ -45,12 +43,11 @@ def main():
     options = parser.parse_args()
 
     workload = WORKLOADS[options.workload]
-    with contextlib.closing(loops.new_event_loop(options.loop)) as loop:
-        asyncio.set_event_loop(loop)
+    with workload.on(loops.factory(options.loop)) as run:
         if options.operations is not None:
-            workload.function(loop, options.operations)
+            run(options.operations)
         else:
-            print(json.dumps(measure(loop, workload, options.seconds)))
+            print(json.dumps(measure(run, workload.chunk, options.seconds)))
 
 
 if __name__ == "__main__":

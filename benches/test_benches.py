@@ -6,6 +6,7 @@ import contextlib
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 import loops
 import micro
@@ -13,7 +14,7 @@ import report
 import run
 import servers
 import workloads
-from micro import callbacks, timers
+from micro import callbacks, lifecycle, timers
 from workloads import IdleWorkload, NetworkWorkload
 
 LABELS = ["asyncio", "uvloop", "velodrome"]
@@ -99,8 +100,8 @@ class Rows(unittest.TestCase):
 class MicroWorkloads(unittest.TestCase):
     def test_each_does_its_operations(self):
         for workload in micro.WORKLOADS.values():
-            with self.subTest(workload.name), contextlib.closing(asyncio.new_event_loop()) as loop:
-                workload.function(loop, 200)
+            with self.subTest(workload.name), workload.on(asyncio.new_event_loop) as run:
+                run(200)
 
     def test_readme_says_what_each_does(self):
         readme = (run.HERE / "README.md").read_text()
@@ -121,6 +122,11 @@ class MicroWorkloads(unittest.TestCase):
             with contextlib.closing(ForgetfulLoop()) as loop:
                 with self.assertRaises(micro.MissingOperations):
                     workload.function(loop, 200)
+
+    def test_loop_that_stays_open_is_noticed(self):
+        open_loop = mock.Mock(is_closed=lambda: False)
+        with self.assertRaises(micro.MissingOperations):
+            lifecycle.loop_create_and_close.function(lambda: open_loop, 1)
 
     def test_timer_that_outlives_its_cancellation_is_noticed(self):
         class StubbornLoop(asyncio.SelectorEventLoop):

@@ -1,5 +1,8 @@
 """What a micro workload is, and what they share."""
 
+import asyncio
+import contextlib
+import functools
 from dataclasses import dataclass
 from typing import Callable
 
@@ -7,18 +10,29 @@ from typing import Callable
 @dataclass(frozen=True)
 class MicroWorkload:
     name: str
-    function: Callable  # of a loop and the number of operations
+    function: Callable  # of a loop, or of what makes loops, and the number of operations
     chunk: int  # operations between two looks at the clock: some 5 to 50 ms
-    repeatable: bool  # the same work in each run: no thread or clock decides
+    repeatable: bool  # the same work in each run: no thread, clock or other process decides
+    makes_loops: bool  # its function takes a factory, as asyncio.Runner does, and no loop
 
     cost = "cpu_us"
 
+    @contextlib.contextmanager
+    def on(self, factory):
+        """A function of the number of operations, which does them on a loop, or on loops, of the factory."""
+        if self.makes_loops:
+            yield functools.partial(self.function, factory)
+            return
+        with contextlib.closing(factory()) as loop:
+            asyncio.set_event_loop(loop)
+            yield functools.partial(self.function, loop)
 
-def workload(*, chunk, repeatable=True):
+
+def workload(*, chunk, repeatable=True, makes_loops=False):
     """Make a function a workload of the same name."""
 
     def make(function):
-        return MicroWorkload(function.__name__.replace("_", "-"), function, chunk, repeatable)
+        return MicroWorkload(function.__name__.replace("_", "-"), function, chunk, repeatable, makes_loops)
 
     return make
 
