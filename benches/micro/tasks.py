@@ -56,6 +56,21 @@ def gather_1000(loop, operations):
     loop.run_until_complete(main())
 
 
+@workload(chunk=5_000)
+def task_group_100(loop, operations):
+    """A TaskGroup of 100 tasks that return at once; an operation is one of them."""
+
+    async def main():
+        done = 0
+        for size in batches(operations, 100):
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one()) for _ in range(size)]
+            done += sum(task.result() for task in tasks)
+        expect(done, operations)
+
+    loop.run_until_complete(main())
+
+
 @workload(chunk=6_000)
 def future_ping_pong(loop, operations):
     """Two tasks wake each other by setting futures; an operation is one wake-up."""
@@ -90,5 +105,32 @@ def queue_ping_pong(loop, operations):
         await ping.put(0)
         await asyncio.gather(pass_on(ping, pong), pass_on(pong, ping))
         expect(await ping.get(), operations)
+
+    loop.run_until_complete(main())
+
+
+@workload(chunk=2_000)
+def wait_for(loop, operations):
+    """`wait_for` of a coroutine that is done a tick later, long before the timeout."""
+
+    async def main():
+        done = 0
+        for _ in range(operations):
+            done += await asyncio.wait_for(yield_often(1), 60)
+        expect(done, operations)
+
+    loop.run_until_complete(main())
+
+
+@workload(chunk=2_000)
+def timeout(loop, operations):
+    """As wait-for, in a block of `asyncio.timeout`."""
+
+    async def main():
+        done = 0
+        for _ in range(operations):
+            async with asyncio.timeout(60):
+                done += await yield_often(1)
+        expect(done, operations)
 
     loop.run_until_complete(main())
