@@ -1,6 +1,7 @@
 """Timers, and what waits for them."""
 
 import asyncio
+import collections
 import random
 import time
 
@@ -23,6 +24,55 @@ def call_later_cancel(loop, operations):
         loop.call_soon(tick if done < operations else loop.stop)
 
     loop.call_soon(tick)
+    loop.run_forever()
+    expect(done, operations)
+
+
+@workload(chunk=30_000)
+def timers_churn(loop, operations):
+    """As call-later-cancel, but each timer is cancelled when 10,000 more have been set."""
+    delays = [60 + index / 1000 for index in range(1000)]
+    random.Random(1).shuffle(delays)
+    pending = collections.deque()
+    done = 0
+
+    def never():
+        raise MissingOperations("a cancelled timer ran")
+
+    def tick():
+        nonlocal done
+        for _ in range(min(100, operations - done)):
+            pending.append(loop.call_later(delays[done % 1000], never))
+            done += 1
+            if len(pending) > 10_000:
+                pending.popleft().cancel()
+        loop.call_soon(tick if done < operations else loop.stop)
+
+    loop.call_soon(tick)
+    loop.run_forever()
+    for timer in pending:
+        timer.cancel()
+    expect(done, operations)
+
+
+@workload(chunk=20_000)
+def call_later_0(loop, operations):
+    """`call_later(0, ...)`, a hundred a tick."""
+    done = 0
+
+    def callback():
+        nonlocal done
+        done += 1
+        if done == operations:
+            loop.stop()
+        elif done % 100 == 0:
+            arm()
+
+    def arm():
+        for _ in range(min(100, operations - done)):
+            loop.call_later(0, callback)
+
+    loop.call_soon(arm)
     loop.run_forever()
     expect(done, operations)
 
