@@ -40,7 +40,7 @@ def main():
         many = count_instructions(options.loop, name, long, options.profile)
         per_operation = (many - few) / (long - short)
         note = "" if workload.repeatable else "  (depends on a clock or a thread: not repeatable)"
-        print(f"{name:<26} {options.loop} {per_operation:,.0f} instructions/op{note}", flush=True)
+        print(f"{name:<30} {options.loop} {per_operation:,.0f} instructions/op{note}", flush=True)
         if options.json:
             record = {
                 "kind": "callgrind",

@@ -414,7 +414,7 @@ def all_rounds(bench, selected, loops_under_test, rounds):
                 for loop in loops_under_test
                 if loop.label in found
             )
-            progress(f"round {number + 1}/{rounds}  {workload.name:<26} {numbers}  {report.UNITS[workload.cost]}")
+            progress(f"round {number + 1}/{rounds}  {workload.name:<30} {numbers}  {report.UNITS[workload.cost]}")
 
 
 def build_loadgen():

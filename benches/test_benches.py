@@ -14,7 +14,7 @@ import report
 import run
 import servers
 import workloads
-from micro import callbacks, lifecycle, timers
+from micro import callbacks, lifecycle, threads, timers
 from workloads import IdleWorkload, NetworkWorkload
 
 LABELS = ["asyncio", "uvloop", "velodrome"]
@@ -122,6 +122,15 @@ class MicroWorkloads(unittest.TestCase):
             with contextlib.closing(ForgetfulLoop()) as loop:
                 with self.assertRaises(micro.MissingOperations):
                     workload.function(loop, 200)
+
+    def test_wrong_address_is_noticed(self):
+        class LostLoop(asyncio.SelectorEventLoop):
+            async def getaddrinfo(self, host, *arguments, **options):
+                return await super().getaddrinfo("127.0.0.2", *arguments, **options)
+
+        with contextlib.closing(LostLoop()) as loop:
+            with self.assertRaises(micro.MissingOperations):
+                threads.getaddrinfo_numeric.function(loop, 1)
 
     def test_loop_that_stays_open_is_noticed(self):
         open_loop = mock.Mock(is_closed=lambda: False)
