@@ -14,7 +14,7 @@ import report
 import run
 import servers
 import workloads
-from micro import callbacks, lifecycle, threads, timers
+from micro import callbacks, descriptors, lifecycle, threads, timers
 from workloads import IdleWorkload, NetworkWorkload
 
 LABELS = ["asyncio", "uvloop", "velodrome"]
@@ -123,6 +123,23 @@ class MicroWorkloads(unittest.TestCase):
                 with self.assertRaises(micro.MissingOperations):
                     workload.function(loop, 200)
 
+    def test_reader_that_outlives_its_removal_is_noticed(self):
+        class StubbornLoop(asyncio.SelectorEventLoop):
+            def remove_reader(self, fd):
+                return True
+
+        failures = []
+        with contextlib.closing(StubbornLoop()) as loop:
+            loop.set_exception_handler(lambda loop, context: failures.append(context["exception"]))
+            descriptors.add_and_remove_reader.function(loop, 1)
+        self.assertIsInstance(failures[0], micro.MissingOperations)
+
+    def test_wrong_answer_in_a_pipe_is_noticed(self):
+        with mock.patch.object(descriptors.PipeEcho, "data_received", answer_backwards):
+            with contextlib.closing(asyncio.new_event_loop()) as loop:
+                with self.assertRaises(micro.MissingOperations):
+                    descriptors.pipes_1k.function(loop, 1)
+
     def test_wrong_address_is_noticed(self):
         class LostLoop(asyncio.SelectorEventLoop):
             async def getaddrinfo(self, host, *arguments, **options):
@@ -148,6 +165,10 @@ class MicroWorkloads(unittest.TestCase):
             loop.set_exception_handler(lambda loop, context: failures.append(context["exception"]))
             timers.call_later_cancel.function(loop, 200)
         self.assertIsInstance(failures[0], micro.MissingOperations)
+
+
+def answer_backwards(echo, data):
+    echo.answering.write(data[::-1])
 
 
 class Measurements(unittest.TestCase):
