@@ -14,7 +14,7 @@ import report
 import run
 import servers
 import workloads
-from micro import callbacks, descriptors, lifecycle, threads, timers
+from micro import callbacks, descriptors, lifecycle, processes, threads, timers
 from workloads import IdleWorkload, NetworkWorkload
 
 LABELS = ["asyncio", "uvloop", "velodrome"]
@@ -139,6 +139,13 @@ class MicroWorkloads(unittest.TestCase):
             with contextlib.closing(asyncio.new_event_loop()) as loop:
                 with self.assertRaises(micro.MissingOperations):
                     descriptors.pipes_1k.function(loop, 1)
+
+    def test_wrong_status_is_noticed(self):
+        start = asyncio.create_subprocess_exec
+        with mock.patch.object(asyncio, "create_subprocess_exec", lambda program: start("true")):
+            with contextlib.closing(asyncio.new_event_loop()) as loop:
+                with self.assertRaises(micro.MissingOperations):
+                    processes.subprocess_wait.function(loop, 1)
 
     def test_wrong_address_is_noticed(self):
         class LostLoop(asyncio.SelectorEventLoop):
