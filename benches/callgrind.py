@@ -39,7 +39,7 @@ def main():
         few = count_instructions(options.loop, name, short)
         many = count_instructions(options.loop, name, long, options.profile)
         per_operation = (many - few) / (long - short)
-        note = "" if workload.repeatable else "  (depends on a clock or a thread: not repeatable)"
+        note = "" if workload.repeatable else "  (depends on a clock, a thread or another process: not repeatable)"
         print(f"{name:<30} {options.loop} {per_operation:,.0f} instructions/op{note}", flush=True)
         if options.json:
             record = {

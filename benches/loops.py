@@ -2,9 +2,6 @@
 
 import asyncio
 import importlib
-import importlib.metadata
-import json
-import platform
 import sys
 
 NAMES = ("asyncio", "uvloop", "velodrome")
@@ -41,6 +38,10 @@ def new_event_loop(name):
 
 def version(name):
     """The version of the package `name`; asyncio's is Python's own."""
+    # Not at the top, since first_loop.py counts what a loop's package imports, and this may be a part of it.
+    import importlib.metadata
+    import platform
+
     if name == "asyncio":
         return platform.python_version()
     if name == "aiofastnet":
@@ -58,6 +59,9 @@ def run_forever(name, setup):
 
 if __name__ == "__main__":
     # Asked by run.py, because the interpreter that measures a loop need not be the one that runs run.py.
+    import json
+    import platform
+
     name = sys.argv[1]
     new_event_loop(name).close()
     print(json.dumps({"loop": version(name), "python": platform.python_version(), "build": sys.version}))

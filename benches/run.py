@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import loops
-import micro
 import report
 import servers
 import workloads
@@ -104,13 +103,17 @@ class FloorUnderTest:
         return [FLOOR_SERVER, workload.server, scratch]
 
     def takes(self, workload):
-        networked = not isinstance(workload, micro.MicroWorkload)
-        return networked and workload.server in loops.FLOORS[self.name]
+        return is_networked(workload) and workload.server in loops.FLOORS[self.name]
 
     def versions(self):
         locked = tomllib.loads((CRATE / "Cargo.lock").read_text())["package"]
         (version,) = (package["version"] for package in locked if package["name"] == self.name)
         return {"loop": version}
+
+
+def is_networked(workload):
+    """Whether there is a server under load."""
+    return isinstance(workload, (workloads.NetworkWorkload, workloads.IdleWorkload))
 
 
 def parse_loops(text):
@@ -183,13 +186,13 @@ class Bench:
 
     def measure(self, workload, loop):
         """Return the measurement as a dictionary; a failure is one with the key `error`."""
-        networked = not isinstance(workload, micro.MicroWorkload)
+        networked = is_networked(workload)
         cores = {self.server_core, self.load_core} if networked else {self.server_core}
         self.spent.clear()
         load_average, started, own_before = os.getloadavg()[0], time.perf_counter(), time.process_time()
         busy_before = {core: core_busy_seconds(core) for core in cores}
         try:
-            result = self.network(workload, loop) if networked else self.micro(workload, loop)
+            result = self.network(workload, loop) if networked else self.alone(workload, loop)
         except Failed as failure:
             return {"error": str(failure)}
         elapsed = time.perf_counter() - started
@@ -197,8 +200,11 @@ class Bench:
         foreign = max(core_busy_seconds(core) - busy_before[core] - self.spent[core] for core in cores) / elapsed
         return {**result, "foreign_share": round(max(foreign, 0.0), 4), "load_average": load_average}
 
-    def micro(self, workload, loop):
-        command = loop.command("measure.py", workload.name, "--seconds", str(self.plan.micro))
+    def alone(self, workload, loop):
+        """Run a micro workload, or the first loop of new interpreters."""
+        first = isinstance(workload, workloads.FirstLoopWorkload)
+        command = loop.command("first_loop.py") if first else loop.command("measure.py", workload.name)
+        command += ["--seconds", str(self.plan.micro)]
         return json.loads(self.output_of(command, self.server_core, timeout=60 + 10 * self.plan.micro))
 
     def network(self, workload, loop):

@@ -105,7 +105,7 @@ class MicroWorkloads(unittest.TestCase):
 
     def test_readme_says_what_each_does(self):
         readme = (run.HERE / "README.md").read_text()
-        for name in micro.WORKLOADS:
+        for name in [*micro.WORKLOADS, workloads.FIRST_LOOP.name]:
             self.assertIn(f"`{name}`", readme)
 
     def test_lost_callback_is_noticed(self):
@@ -213,6 +213,10 @@ class Measurements(unittest.TestCase):
 
     def test_micro_workload_is_measured(self):
         result = self.bench.measure(micro.WORKLOADS["call-soon-batch"], self.loop)
+        self.assertGreater(result["cpu_us"], 0)
+
+    def test_first_loop_is_measured(self):
+        result = self.bench.measure(workloads.FIRST_LOOP, self.loop)
         self.assertGreater(result["cpu_us"], 0)
 
     def test_wrong_answer_fails_the_measurement(self):

@@ -28,6 +28,15 @@ class IdleWorkload:
     cost = "kib_per_connection"
 
 
+@dataclass(frozen=True)
+class FirstLoopWorkload:
+    """A new interpreter for each operation; first_loop.py measures it."""
+
+    name: str
+
+    cost = "cpu_us"
+
+
 def echo(size):
     return ("--echo", str(size))
 
@@ -73,4 +82,6 @@ IDLE = [
     IdleWorkload("tls-idle-memory", "tls-protocol", echo(KIB), 1000),
 ]
 
-ALL = [*NETWORK, *IDLE, *micro.WORKLOADS.values()]
+FIRST_LOOP = FirstLoopWorkload("import-and-first-loop")
+
+ALL = [*NETWORK, *IDLE, *micro.WORKLOADS.values(), FIRST_LOOP]
