@@ -3,10 +3,11 @@
 
 use pyo3::{
     IntoPyObjectExt,
-    exceptions::PyTypeError,
+    exceptions::{PyAttributeError, PyTypeError},
     ffi, intern,
     prelude::*,
-    types::{PyDict, PyFloat, PyInt, PyTuple},
+    sync::PyOnceLock,
+    types::{PyDict, PyFloat, PyInt, PyString, PyTuple},
 };
 
 use super::Loop;
@@ -200,7 +201,7 @@ fn add_timer(
 fn timed_registration<'a, 'py>(
     py: Python<'py>,
     function: &str,
-    first_name: &Bound<'py, pyo3::types::PyString>,
+    first_name: &Bound<'py, PyString>,
     arguments: Arguments<'a, 'py>,
 ) -> PyResult<(Bound<'py, PyAny>, Registration<'a>)> {
     let [context, first, callback] = if arguments.has_keywords() {
@@ -324,25 +325,50 @@ fn create_future<'py>(
     new_future(slf)
 }
 
-/// `class(*arguments, loop=loop)`.
-fn call_with_loop<const N: usize>(
-    slf: &Bound<'_, Loop>,
+/// The names of the arguments that `Future` and `Task` are given by name.
+struct Keywords {
+    of_loop: Py<PyTuple>,
+    of_name: Py<PyTuple>,
+    of_context: Py<PyTuple>,
+    of_both: Py<PyTuple>,
+}
+
+fn keywords(py: Python<'_>) -> PyResult<&Keywords> {
+    static KEYWORDS: PyOnceLock<Keywords> = PyOnceLock::new();
+    KEYWORDS.get_or_try_init(py, || {
+        let names = |names: &[&str]| {
+            PyTuple::new(py, names.iter().map(|name| PyString::intern(py, name))).map(Bound::unbind)
+        };
+        Ok(Keywords {
+            of_loop: names(&["loop"])?,
+            of_name: names(&["loop", "name"])?,
+            of_context: names(&["loop", "context"])?,
+            of_both: names(&["loop", "name", "context"])?,
+        })
+    })
+}
+
+/// `class(*arguments)`, of which the last have names.
+///
+/// # Safety
+/// The arguments are live objects, and at least as many as the names.
+unsafe fn call_class<const N: usize>(
+    py: Python<'_>,
     class: &Py<PyAny>,
     arguments: [*mut ffi::PyObject; N],
+    names: &Py<PyTuple>,
 ) -> PyResult<Py<PyAny>> {
-    const { assert!(N <= 1) };
-    let py = slf.py();
-    let mut places = [std::ptr::null_mut(); 3];
+    const { assert!(N <= 4) };
+    let mut places = [std::ptr::null_mut(); 5];
     places[1..=N].copy_from_slice(&arguments);
-    places[N + 1] = slf.as_ptr();
-    let names = loop_keyword(py)?;
-    // SAFETY: `places[1..]` are the live arguments and the one named value; the place in front
-    // may be written to.
+    // SAFETY: `places[1..=N]` are the arguments, live as the caller says, and a name for each of
+    // the last; the place in front may be written to.
     unsafe {
+        let named = ffi::PyTuple_GET_SIZE(names.as_ptr()).cast_unsigned();
         let object = ffi::PyObject_Vectorcall(
             class.as_ptr(),
             places.as_ptr().add(1),
-            N | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
+            (N - named) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
             names.as_ptr(),
         );
         owned(py, object)
@@ -351,11 +377,7 @@ fn call_with_loop<const N: usize>(
 
 /// What a module has under a name now.
 #[inline]
-fn named(
-    py: Python<'_>,
-    module: &Py<PyDict>,
-    name: &Bound<'_, pyo3::types::PyString>,
-) -> PyResult<Py<PyAny>> {
+fn named(py: Python<'_>, module: &Py<PyDict>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
     // SAFETY: a dictionary and a string, both alive; the borrowed result is made our own before
     // anything can change the dictionary.
     unsafe {
@@ -364,23 +386,18 @@ fn named(
             return Ok(borrowed(py, found));
         }
     }
-    Err(PyErr::take(py)
-        .unwrap_or_else(|| pyo3::exceptions::PyAttributeError::new_err(name.to_string())))
-}
-
-fn loop_keyword(py: Python<'_>) -> PyResult<&Bound<'_, PyTuple>> {
-    static NAMES: pyo3::sync::PyOnceLock<Py<PyTuple>> = pyo3::sync::PyOnceLock::new();
-    let names =
-        NAMES.get_or_try_init(py, || PyTuple::new(py, [intern!(py, "loop")]).map(Bound::unbind))?;
-    Ok(names.bind(py))
+    Err(PyErr::take(py).unwrap_or_else(|| PyAttributeError::new_err(name.to_string())))
 }
 
 /// `asyncio.Future(loop=loop)`.
 pub fn new_future(slf: &Bound<'_, Loop>) -> PyResult<Py<PyAny>> {
-    let class = named(slf.py(), &loaded(slf.py()).futures, intern!(slf.py(), "Future"))?;
-    call_with_loop(slf, &class, [])
+    let py = slf.py();
+    let class = named(py, &loaded(py).futures, intern!(py, "Future"))?;
+    // SAFETY: the receiver of the call under way, for the one name.
+    unsafe { call_class(py, &class, [slf.as_ptr()], &keywords(py)?.of_loop) }
 }
 
+/// `asyncio.Task(coroutine, loop=loop)`, with the name and the context that are given.
 fn create_task<'py>(
     py: Python<'py>,
     slf: &Bound<'py, Loop>,
@@ -390,12 +407,40 @@ fn create_task<'py>(
     let &[coroutine] = arguments.positional() else {
         return Loop::base(slf, "create_task", arguments);
     };
-    if arguments.has_keywords() || state.debug.get() || state.task_factory.borrow().is_some() {
+    if state.debug.get() || state.task_factory.borrow().is_some() {
         return Loop::base(slf, "create_task", arguments);
+    }
+    let (mut name, mut context) = (None, None);
+    for (keyword, value) in arguments.keywords() {
+        // The interpreter's names are interned, as a rule.
+        if keyword.is(intern!(py, "name")) {
+            name = Some(value);
+        } else if keyword.is(intern!(py, "context")) {
+            context = Some(value);
+        } else {
+            return Loop::base(slf, "create_task", arguments);
+        }
     }
     drop(slf.get().model(py)?);
     let class = named(py, &loaded(py).tasks, intern!(py, "Task"))?;
-    call_with_loop(slf, &class, [coroutine])
+    let names = keywords(py)?;
+    let event_loop = slf.as_ptr();
+    // SAFETY: the receiver and the arguments of the call under way, in the order of the names.
+    unsafe {
+        match (name, context) {
+            (None, None) => call_class(py, &class, [coroutine, event_loop], &names.of_loop),
+            (Some(name), None) => {
+                call_class(py, &class, [coroutine, event_loop, name], &names.of_name)
+            }
+            (None, Some(context)) => {
+                call_class(py, &class, [coroutine, event_loop, context], &names.of_context)
+            }
+            (Some(name), Some(context)) => {
+                let arguments = [coroutine, event_loop, name, context];
+                call_class(py, &class, arguments, &names.of_both)
+            }
+        }
+    }
 }
 
 raw_method!(raw_call_soon, Loop, call_soon);
