@@ -3,9 +3,12 @@
 import asyncio.base_events
 import contextlib
 import socket
+import sys
 
+from . import _native
 from ._resolver import Resolver
 
+_getaddrinfo = socket.getaddrinfo
 _NUMBERS = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
@@ -20,6 +23,26 @@ def _is_address(host):
             socket.inet_pton(family, host)
             return True
     return False
+
+
+def _answer(host, port, family, type, proto):
+    """What `socket.getaddrinfo` returns for the commonest numbers, without asking it; else None."""
+    if type == socket.SOCK_STREAM:
+        kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
+    elif type == socket.SOCK_DGRAM:
+        kind, protocol = socket.SOCK_DGRAM, socket.IPPROTO_UDP
+    else:
+        return None
+    if proto not in (0, protocol):
+        return None
+    address = _native.numeric_address(host, port)
+    if address is None:
+        return None
+    found = socket.AF_INET if len(address) == 2 else socket.AF_INET6
+    if family not in (0, found):
+        return None
+    sys.audit("socket.getaddrinfo", host, port, int(family), int(type), int(proto))
+    return [(found, kind, int(protocol), "", address)]
 
 
 def _is_number(port):
@@ -42,6 +65,12 @@ class NameMethods:
         if self._debug:
             # asyncio's method measures the look-up, whatever it is.
             function = self._getaddrinfo_debug
+        elif (
+            function is _getaddrinfo
+            and not flags
+            and (answer := _answer(host, port, family, type, proto)) is not None
+        ):
+            return answer
         elif (host is None or _is_address(host)) and _is_number(port):
             return function(host, port, family, type, proto, flags)
         return await self._look_up(function, host, port, family, type, proto, flags)

@@ -19,6 +19,7 @@ __all__ = [
     "__version__",
     "make_datagram_transport",
     "make_stream_transport",
+    "numeric_address",
     "tls_engine",
 ]
 
@@ -279,4 +280,5 @@ def make_stream_transport(
     server: Any,
     context: contextvars.Context | None,
 ) -> StreamTransport: ...
+def numeric_address(host: object, port: object) -> tuple[Any, ...] | None: ...
 def tls_engine() -> str: ...

@@ -8,6 +8,7 @@ import threading
 import warnings
 
 import pytest
+from support import run_child
 
 
 async def test_run_in_executor_runs_in_another_thread(loop):
@@ -133,6 +134,16 @@ NUMERIC = [
     ("127.0.0.1", 80, {"type": socket.SOCK_STREAM, "proto": socket.IPPROTO_TCP}),
     ("127.0.0.1", 80, {"flags": socket.AI_CANONNAME, "type": socket.SOCK_STREAM}),
     ("127.0.0.1", 80, {"flags": socket.AI_NUMERICHOST, "proto": socket.IPPROTO_UDP}),
+    ("127.0.0.1", 65535, {"type": socket.SOCK_DGRAM}),
+    ("127.0.0.1", True, {"type": 1}),
+    ("0.0.0.0", 80, {"type": socket.SOCK_STREAM, "family": 2, "proto": 6}),
+    ("2001:DB8:0:0::1", 80, {"type": socket.SOCK_STREAM, "family": socket.AF_INET6}),
+    ("::ffff:1.2.3.4", 80, {"type": socket.SOCK_STREAM}),
+    ("::1.2.3.4", 80, {"type": socket.SOCK_STREAM}),
+    ("fe80::1", 80, {"type": socket.SOCK_STREAM}),
+    ("::", 80, {"type": socket.SOCK_DGRAM}),
+    ("127.0.0.1", None, {"type": socket.SOCK_RAW}),
+    ("127.0.0.01", 80, {"type": socket.SOCK_STREAM}),
     ("127.1", 80, {"type": socket.SOCK_STREAM}),
     ("localhost", 80, {"type": socket.SOCK_STREAM}),
 ]
@@ -140,12 +151,18 @@ NUMERIC = [
 
 @pytest.mark.parametrize(("host", "port", "options"), NUMERIC)
 async def test_getaddrinfo_answers_as_the_socket_module_does(loop, host, port, options):
-    assert await loop.getaddrinfo(host, port, **options) == socket.getaddrinfo(host, port, **options)
+    answers = await loop.getaddrinfo(host, port, **options)
+    expected = socket.getaddrinfo(host, port, **options)
+    assert answers == expected
+    assert [list(map(type, answer)) for answer in answers] == [list(map(type, answer)) for answer in expected]
 
 
 @pytest.mark.parametrize(
     ("host", "port", "options"),
     [
+        ("127.0.0.1", 80, {"type": socket.SOCK_STREAM, "family": socket.AF_INET6}),
+        ("::1", 80, {"type": socket.SOCK_STREAM, "family": socket.AF_INET}),
+        ("127.0.0.1", 80, {"type": socket.SOCK_STREAM, "proto": socket.IPPROTO_UDP}),
         ("127.0.0.1", 80, {"family": socket.AF_INET6}),
         ("not an address", 80, {"flags": socket.AI_NUMERICHOST}),
         ("127.0.0.1", "no-such-service", {}),
@@ -159,6 +176,37 @@ async def test_getaddrinfo_fails_as_the_socket_module_does(loop, host, port, opt
     with pytest.raises(socket.gaierror) as caught:
         await loop.getaddrinfo(host, port, **options)
     assert caught.value.args == expected.value.args
+
+
+@pytest.mark.parametrize("port", [65536, -1, 1 << 80])
+async def test_getaddrinfo_has_the_socket_modules_view_of_ports(loop, port):
+    def outcome_of(call):
+        try:
+            return call()
+        except (OSError, OverflowError) as error:
+            return type(error), error.args
+
+    expected = outcome_of(lambda: socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM))
+    try:
+        assert await loop.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM) == expected
+    except (OSError, OverflowError) as error:
+        assert (type(error), error.args) == expected
+
+
+def test_getaddrinfo_can_be_audited(loop_name):
+    """In a child: a hook stays for ever."""
+    code = """
+        import asyncio, socket, sys
+        sys.addaudithook(lambda event, values: print(event, values) if event == "socket.getaddrinfo" else None)
+        loop = new_event_loop()
+        loop.run_until_complete(loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM))
+        loop.run_until_complete(loop.getaddrinfo("127.0.0.1", 80, family=socket.AF_INET, type=1, proto=6))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    """
+    one, other = run_child(loop_name, code).stdout.splitlines()
+    assert one == "socket.getaddrinfo ('127.0.0.1', 80, 0, 1, 0)"
+    assert other == "socket.getaddrinfo ('127.0.0.1', 80, 2, 1, 6)"
 
 
 @pytest.mark.parametrize("options", [{}, {"family": socket.AF_INET, "type": socket.SOCK_STREAM}])

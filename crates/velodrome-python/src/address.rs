@@ -1,7 +1,7 @@
 //! Socket addresses as the `socket` module shows them.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::BorrowedFd,
 };
 
@@ -11,6 +11,17 @@ use pyo3::{
     types::{PyBytes, PyInt, PyString, PyTuple},
 };
 use velodrome::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketAddrV4, SocketAddrV6};
+
+/// As `inet_ntop` writes it: an IPv4-compatible address with dots, which Rust does not.
+fn text_of(address: &Ipv6Addr) -> String {
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, high, _] if high != 0 => {
+            let [.., a, b, c, d] = address.octets();
+            format!("::{}", Ipv4Addr::new(a, b, c, d))
+        }
+        _ => address.to_string(),
+    }
+}
 
 /// `(host, port)`, `(host, port, flowinfo, scope_id)`, or a Unix path (bytes if abstract).
 /// `None` for families that only Python's own socket object knows.
@@ -23,7 +34,7 @@ pub fn to_python(py: Python<'_>, address: &SocketAddrAny) -> PyResult<Option<Py<
         AddressFamily::INET6 => {
             let Ok(v6) = SocketAddrV6::try_from(address.clone()) else { return Ok(None) };
             let flowinfo = u32::from_be(v6.flowinfo());
-            (v6.ip().to_string(), v6.port(), flowinfo, v6.scope_id()).into_py_any(py).map(Some)
+            (text_of(v6.ip()), v6.port(), flowinfo, v6.scope_id()).into_py_any(py).map(Some)
         }
         AddressFamily::UNIX => {
             let Ok(unix) = velodrome::net::SocketAddrUnix::try_from(address.clone()) else {
@@ -38,6 +49,21 @@ pub fn to_python(py: Python<'_>, address: &SocketAddrAny) -> PyResult<Option<Py<
             file_name(py, &path).map(|path| Some(path.into_any().unbind()))
         }
         _ => Ok(None),
+    }
+}
+
+/// The address of an exact `str` with an IP address in its usual form, without a scope, and an
+/// exact `int` that a port can be, as `getaddrinfo` writes it.
+pub fn numeric(host: &Bound<'_, PyAny>, port: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+    let py = host.py();
+    let (Ok(host), Ok(port)) = (host.cast_exact::<PyString>(), port.cast_exact::<PyInt>()) else {
+        return Ok(None);
+    };
+    let (Ok(text), Ok(port)) = (host.to_str(), port.extract::<u16>()) else { return Ok(None) };
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => (host, port).into_py_any(py).map(Some),
+        Ok(IpAddr::V6(v6)) => (text_of(&v6), port, 0, 0).into_py_any(py).map(Some),
+        Err(_) => Ok(None),
     }
 }
 

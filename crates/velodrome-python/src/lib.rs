@@ -115,6 +115,15 @@ mod _native {
         super::datagram::DatagramTransport::over_socket(sock, address, connection)
     }
 
+    /// The socket address of a host and a port that are numbers, `None` for any other.
+    #[pyfunction]
+    fn numeric_address<'py>(
+        host: &Bound<'py, PyAny>,
+        port: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        super::address::numeric(host, port)
+    }
+
     /// What TLS connections use: "libssl" directly, or "ssl", Python's module.
     #[pyfunction]
     fn tls_engine(py: Python<'_>) -> PyResult<&'static str> {
