@@ -39,6 +39,8 @@ async def echo_lines(arguments):
         reader, writer = await connect(arguments.host, arguments.port, context, arguments.starttls)
     except ssl.SSLCertVerificationError as error:
         raise SystemExit(f"the server's certificate: {error.verify_message}") from None
+    except OSError as error:
+        raise SystemExit(f"no connection: {error}") from None
     print(*writer.get_extra_info("cipher")[:2], file=sys.stderr)
     for line in sys.stdin.buffer:
         writer.write(line)

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,12 @@ def test_the_example_serves_clients_that_it_knows(echo_server, certificates):
     trusting = ["--authority", certificates.authority]
     assert echo_client(port, *trusting, "--certificate", certificates.client).stdout == "several\nlines\n"
     assert echo_client(port, *trusting).returncode == 1
+
+
+def test_the_example_says_that_nobody_serves():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    done = echo_client(port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("no connection: ")
+    assert "Traceback" not in done.stderr
