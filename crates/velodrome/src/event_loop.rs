@@ -18,7 +18,7 @@ use crate::{
     poller::{Events, Interest, Readiness, Token},
     registry::Reactor,
     signal::SignalPipe,
-    timer::{Cancellable, Timers},
+    timer::{Cancellable, Removed, Timers},
 };
 
 /// What a loop is made of: says what waits in its queues.
@@ -296,7 +296,7 @@ impl<K: Kind> EventLoop<K> {
     ///
     /// Returns what left the heap; drop it where foreign code may run.
     #[must_use]
-    pub fn timer_cancelled(&self, is_it: impl Fn(&K::Timer) -> bool) -> Vec<K::Timer> {
+    pub fn timer_cancelled(&self, is_it: impl Fn(&K::Timer) -> bool) -> Removed<K::Timer> {
         self.timers.borrow_mut().cancelled(is_it)
     }
 

@@ -32,6 +32,14 @@ impl<T> Entry<T> {
 const MIN_CANCELLED_FOR_SWEEP: usize = 100;
 const ARITY: usize = 4;
 
+/// What left the heap when a timer was cancelled.
+#[derive(Debug)]
+pub enum Removed<T> {
+    Nothing,
+    One(T),
+    Swept(Vec<T>),
+}
+
 #[derive(Debug)]
 pub struct Timers<T> {
     heap: Vec<Entry<T>>,
@@ -71,16 +79,16 @@ impl<T: Cancellable> Timers<T> {
     ///
     /// Returns what left the heap; drop it where foreign code may run.
     #[must_use]
-    pub fn cancelled(&mut self, is_it: impl Fn(&T) -> bool) -> Vec<T> {
+    pub fn cancelled(&mut self, is_it: impl Fn(&T) -> bool) -> Removed<T> {
         if self.heap.last().is_some_and(|last| is_it(&last.timer)) {
             // The last entry of the array has no children: removing it keeps the order.
-            return self.heap.pop().map(|entry| entry.timer).into_iter().collect();
+            return self.heap.pop().map_or(Removed::Nothing, |entry| Removed::One(entry.timer));
         }
         self.cancelled += 1;
         if self.cancelled > MIN_CANCELLED_FOR_SWEEP && self.cancelled * 2 > self.heap.len() {
-            return self.sweep();
+            return Removed::Swept(self.sweep());
         }
-        Vec::new()
+        Removed::Nothing
     }
 
     /// When the next timer is due, cancelled or not.
@@ -184,7 +192,11 @@ mod tests {
 
     fn cancel(timers: &mut Timers<Timer>, timer: &Timer) -> usize {
         timer.1.set(true);
-        timers.cancelled(|other| Rc::ptr_eq(&other.1, &timer.1)).len()
+        match timers.cancelled(|other| Rc::ptr_eq(&other.1, &timer.1)) {
+            Removed::Nothing => 0,
+            Removed::One(_) => 1,
+            Removed::Swept(timers) => timers.len(),
+        }
     }
 
     fn drain(timers: &mut Timers<Timer>, now_ns: u64) -> Vec<u32> {
