@@ -135,7 +135,7 @@ NUMERIC = [
     ("127.0.0.1", 80, {"flags": socket.AI_CANONNAME, "type": socket.SOCK_STREAM}),
     ("127.0.0.1", 80, {"flags": socket.AI_NUMERICHOST, "proto": socket.IPPROTO_UDP}),
     ("127.0.0.1", 65535, {"type": socket.SOCK_DGRAM}),
-    ("127.0.0.1", True, {"type": 1}),
+    ("127.0.0.1", 80, {"type": 1}),
     ("0.0.0.0", 80, {"type": socket.SOCK_STREAM, "family": 2, "proto": 6}),
     ("2001:DB8:0:0::1", 80, {"type": socket.SOCK_STREAM, "family": socket.AF_INET6}),
     ("::ffff:1.2.3.4", 80, {"type": socket.SOCK_STREAM}),
