@@ -53,6 +53,7 @@ NETWORK = [
         for size in ("1k", "100k")
         for connections in (10, 100)
     ),
+    NetworkWorkload("tcp-protocol-pipelined-1k-10", "protocol", (*echo(KIB), "--pipeline", "16"), 10),
     *(
         NetworkWorkload(f"tcp-two-writes-1k-{connections}", "two-writes", echo(KIB), connections)
         for connections in (10, 100)

@@ -1,18 +1,21 @@
-//! One connection and the operation it is in the middle of.
+//! One connection and the operations it is in the middle of.
 
-use std::io::{self, Read, Write};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::iter;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use loadgen::sys::{self, Epoll, Interest};
 use loadgen::tls::{self, TlsStream};
 use rustls::{ClientConfig, Connection, HandshakeKind};
 
 use crate::exchange::Exchange;
+use crate::report::Tally;
 
 pub enum Address {
     Tcp(SocketAddr),
@@ -80,6 +83,8 @@ pub struct Work {
     pub address: Address,
     pub tls_version: tls::Version,
     pub exchange: Exchange,
+    /// How many requests are under way on a connection at a time.
+    pub depth: usize,
     pub afterwards: Afterwards,
 }
 
@@ -102,15 +107,17 @@ pub struct Client<'a> {
     tls: Arc<ClientConfig>,
     stream: Box<dyn Stream>,
     stage: Stage,
-    /// Counts operations; both sides know by it what the next one sends.
+    /// The first operation that is not complete; its number says what it sends.
     sequence: usize,
+    /// When that one began, and those after it that are under way, too.
+    begun: VecDeque<Instant>,
+    /// The first message that is not sent, and how much of it is.
+    unsent: usize,
     sent: usize,
+    /// How much has come of the first answer that is not complete.
     received: usize,
-    /// In an upload, the first message that the server has yet to answer for.
-    unacknowledged: usize,
-    started: Instant,
     waits_for_room: bool,
-    /// This operation is the last.
+    /// What is under way is the last.
     is_leaving: bool,
 }
 
@@ -128,18 +135,10 @@ enum Stage {
     Left,
 }
 
-/// What a client got done.
-#[derive(Default)]
-pub struct Progress {
-    pub operations: usize,
-    /// Of the one operation; an upload's are not told apart.
-    pub latency: Option<Duration>,
-}
-
 impl<'a> Client<'a> {
-    /// Connects and begins the first operation.
+    /// Connects and begins the first operations.
     pub fn connect(index: usize, work: &'a Work, epoll: &'a Epoll) -> io::Result<Self> {
-        let started = Instant::now();
+        let now = Instant::now();
         let resumes = work.afterwards == Afterwards::ResumedSession;
         let tls = tls::client_config(resumes, work.tls_version);
         let stream = open(&work.address, &tls)?;
@@ -152,10 +151,10 @@ impl<'a> Client<'a> {
             stream,
             stage: Stage::Handshaking,
             sequence: first_sequence(index),
+            begun: VecDeque::from(vec![now; work.depth]),
+            unsent: first_sequence(index),
             sent: 0,
             received: 0,
-            unacknowledged: first_sequence(index),
-            started,
             waits_for_room: false,
             is_leaving: false,
         };
@@ -163,49 +162,32 @@ impl<'a> Client<'a> {
         Ok(client)
     }
 
-    /// Does what the socket allows. When that completes the operation: starts the next.
-    pub fn advance(&mut self, scratch: &mut [u8]) -> io::Result<Progress> {
+    /// Does what the socket allows. Where that completes an operation, the next begins.
+    pub fn advance(&mut self, scratch: &mut [u8], tally: &mut Tally) -> io::Result<()> {
         if self.waits_for_room {
             self.send()?;
         }
-        let completed = match self.stage {
-            Stage::Handshaking => self.shake_hands(scratch)?,
-            Stage::Exchanging => self.receive(scratch)? && !self.close()?,
-            Stage::Closing => self.closed_by_server(scratch)?,
-            Stage::Left => false,
-            Stage::Resting => self.hear_nothing(scratch).map(|()| false)?,
-            Stage::Uploading => {
-                return Ok(Progress { operations: self.upload(scratch)?, latency: None })
-            }
+        let complete = match self.stage {
+            Stage::Handshaking => return self.shake_hands(scratch),
+            Stage::Uploading => return self.upload(scratch, tally),
+            Stage::Resting => return self.hear_nothing(scratch),
+            Stage::Left => return Ok(()),
+            Stage::Exchanging => match self.receive(scratch)? {
+                complete if complete == self.begun.len() && self.close()? => 0,
+                complete => complete,
+            },
+            Stage::Closing => match self.closed_by_server(scratch)? {
+                true => self.begun.len(),
+                false => 0,
+            },
         };
-        if !completed {
-            return Ok(Progress::default());
+        match complete {
+            0 => Ok(()),
+            _ => self.complete(complete, tally),
         }
-        let now = Instant::now();
-        let latency = now - self.started;
-        self.sequence += 1;
-        self.sent = 0;
-        self.received = 0;
-        self.started = now;
-        if self.is_leaving {
-            self.stage = Stage::Left;
-            self.epoll.remove(self.stream.as_raw_fd())?;
-            return Ok(Progress { operations: 1, latency: Some(latency) });
-        }
-        if self.stage == Stage::Closing {
-            // The server closed first; resetting spares both sides TIME_WAIT and with it the ephemeral ports.
-            sys::reset_on_close(self.stream.as_raw_fd())?;
-            self.stream = open(&self.work.address, &self.tls)?;
-            self.epoll.add(self.stream.as_raw_fd(), self.index, Interest::Read)?;
-        }
-        match self.work.afterwards {
-            Afterwards::Rest => self.stage = Stage::Resting,
-            _ => self.begin()?,
-        }
-        Ok(Progress { operations: 1, latency: Some(latency) })
     }
 
-    /// Makes the operation under way the last; over TLS an orderly close follows.
+    /// Makes the operations under way the last; over TLS an orderly close follows.
     pub fn leave(&mut self) {
         self.is_leaving = true;
         if self.stage == Stage::Uploading {
@@ -218,7 +200,7 @@ impl<'a> Client<'a> {
         self.stage == Stage::Left
     }
 
-    /// Begins an operation, as far as a new connection's handshake allows.
+    /// Begins operations, as far as a new connection's handshake allows.
     fn begin(&mut self) -> io::Result<()> {
         let is_handshaking = self.stream.session().is_some_and(|session| session.is_handshaking());
         self.stage = match self.work.exchange {
@@ -228,15 +210,43 @@ impl<'a> Client<'a> {
             _ => Stage::Exchanging,
         };
         match self.stage {
-            Stage::Handshaking | Stage::Resting | Stage::Left => Ok(()),
             Stage::Closing => self.stream.answer_goodbye(),
             Stage::Exchanging => self.send(),
             Stage::Uploading => self.wait_for(Interest::ReadAndWrite),
+            _ => Ok(()),
         }
     }
 
-    /// Never completes an operation.
-    fn shake_hands(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
+    /// Counts the first operations under way, which are complete, and begins as many others.
+    fn complete(&mut self, count: usize, tally: &mut Tally) -> io::Result<()> {
+        let now = Instant::now();
+        tally.operations += count;
+        let latencies = self.begun.drain(..count).map(|begun| (now - begun).as_nanos() as u64);
+        tally.latencies_ns.extend(latencies);
+        self.sequence += count;
+        if self.is_leaving {
+            return if self.begun.is_empty() { self.go() } else { Ok(()) };
+        }
+        if self.work.afterwards == Afterwards::Rest {
+            self.stage = Stage::Resting;
+            return Ok(());
+        }
+        if self.stage == Stage::Closing {
+            // The server closed first; resetting spares both sides TIME_WAIT and with it the ephemeral ports.
+            sys::reset_on_close(self.stream.as_raw_fd())?;
+            self.stream = open(&self.work.address, &self.tls)?;
+            self.epoll.add(self.stream.as_raw_fd(), self.index, Interest::Read)?;
+        }
+        self.begun.extend(iter::repeat_n(now, count));
+        self.begin()
+    }
+
+    fn go(&mut self) -> io::Result<()> {
+        self.stage = Stage::Left;
+        self.epoll.remove(self.stream.as_raw_fd())
+    }
+
+    fn shake_hands(&mut self, scratch: &mut [u8]) -> io::Result<()> {
         self.hear_nothing(scratch)?;
         let session = self.stream.session().expect("only TLS has a handshake");
         if let Some(kind) = session.handshake_kind().filter(|_| !session.is_handshaking()) {
@@ -248,15 +258,23 @@ impl<'a> Client<'a> {
             }
             self.begin()?;
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Takes what TLS itself has to say; anything else is too much.
     fn hear_nothing(&mut self, scratch: &mut [u8]) -> io::Result<()> {
+        match self.read(scratch)? {
+            Some(_) => Err(self.broken("bytes came where nothing was asked for")),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads once (the poller is level-triggered): how many bytes, if there are any.
+    fn read(&mut self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
         match self.stream.read(scratch) {
             Ok(0) => Err(self.broken("the server closed the connection")),
-            Ok(_) => Err(self.broken("bytes came where nothing was asked for")),
-            Err(error) if would_retry(&error) => Ok(()),
+            Ok(count) => Ok(Some(count)),
+            Err(error) if would_retry(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -274,7 +292,7 @@ impl<'a> Client<'a> {
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let blocked = !self.write()?;
+        let blocked = !self.write(self.sequence + self.begun.len())?;
         if blocked != self.waits_for_room {
             self.waits_for_room = blocked;
             self.wait_for(if blocked { Interest::ReadAndWrite } else { Interest::Read })?;
@@ -282,21 +300,32 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Writes what the socket has room for; true when that was all of the message.
-    fn write(&mut self) -> io::Result<bool> {
-        let request = self.work.exchange.request(self.sequence);
+    /// Writes what the socket has room for of the messages before `end`; true when that was all.
+    fn write(&mut self, end: usize) -> io::Result<bool> {
+        let exchange = &self.work.exchange;
         loop {
-            let unsent = &request[self.sent..];
-            let result = match unsent {
-                [] => self.stream.flush().map(|()| 0),
-                _ => self.stream.write(unsent),
+            let mut unsent: Vec<_> = (self.unsent..end)
+                .map(|sequence| IoSlice::new(exchange.request(sequence)))
+                .collect();
+            let result = match unsent.first_mut() {
+                None => match self.stream.flush() {
+                    Ok(()) => return Ok(true),
+                    error => error.map(|()| 0),
+                },
+                Some(first) => {
+                    first.advance(self.sent);
+                    self.stream.write_vectored(&unsent)
+                }
             };
             match result {
-                Ok(_) if unsent.is_empty() => return Ok(true),
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
+            }
+            while self.unsent < end && self.sent >= exchange.request(self.unsent).len() {
+                self.sent -= exchange.request(self.unsent).len();
+                self.unsent += 1;
             }
         }
     }
@@ -305,58 +334,57 @@ impl<'a> Client<'a> {
         self.epoll.modify(self.stream.as_raw_fd(), self.index, interest)
     }
 
-    /// Writes and reads once; the number of messages that the server has answered for meanwhile.
-    fn upload(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+    /// Writes and reads once; counts the messages that the server has answered for meanwhile.
+    fn upload(&mut self, scratch: &mut [u8], tally: &mut Tally) -> io::Result<()> {
         let Exchange::Upload { stride, .. } = self.work.exchange else {
             unreachable!("begin() chose this stage")
         };
         // Not more at once, so that the answers are read even if the server is the faster side.
         for _ in 0..stride {
-            if !self.write()? {
+            if !self.write(self.unsent + 1)? {
                 break;
             }
-            self.sequence += 1;
-            self.sent = 0;
         }
-        let count = match self.stream.read(scratch) {
-            Ok(0) => return Err(self.broken("the server closed the connection")),
-            Ok(count) => count,
-            Err(error) if would_retry(&error) => return Ok(0),
-            Err(error) => return Err(error),
-        };
+        let Some(count) = self.read(scratch)? else { return Ok(()) };
         for answer in &scratch[..count] {
-            let end = self.unacknowledged + stride;
-            if end > self.sequence {
+            let end = self.sequence + stride;
+            if end > self.unsent {
                 return Err(self.broken("the answer came before the end of the request"));
             }
             if self.work.exchange.request(end - 1).last() != Some(answer) {
                 return Err(self.broken("wrong bytes came back"));
             }
-            self.unacknowledged = end;
+            self.sequence = end;
+            self.received += 1;
         }
-        self.received += count;
-        Ok(count * stride)
+        tally.operations += count * stride;
+        Ok(())
     }
 
-    /// Reads once (the poller is level-triggered) and compares; true when the reply is complete.
-    fn receive(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
-        let count = match self.stream.read(scratch) {
-            Ok(0) => return Err(self.broken("the server closed the connection")),
-            Ok(count) => count,
-            Err(error) if would_retry(&error) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let awaited = &self.work.exchange.reply(self.sequence)[self.received..];
-        if count > awaited.len() {
-            return Err(self.broken("more bytes came back than were asked for"));
-        }
-        if scratch[..count] != awaited[..count] {
-            return Err(self.broken("wrong bytes came back"));
-        }
-        self.received += count;
-        let complete = count == awaited.len();
-        if complete && self.sent < self.work.exchange.request(self.sequence).len() {
-            return Err(self.broken("the answer came before the end of the request"));
+    /// Reads once and compares; the number of answers that are complete.
+    fn receive(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+        let Some(count) = self.read(scratch)? else { return Ok(0) };
+        let mut unread = &scratch[..count];
+        let mut complete = 0;
+        while !unread.is_empty() {
+            if complete == self.begun.len() {
+                return Err(self.broken("more bytes came back than were asked for"));
+            }
+            let sequence = self.sequence + complete;
+            let awaited = &self.work.exchange.reply(sequence)[self.received..];
+            let (now, later) = unread.split_at(awaited.len().min(unread.len()));
+            if now != &awaited[..now.len()] {
+                return Err(self.broken("wrong bytes came back"));
+            }
+            self.received += now.len();
+            if now.len() == awaited.len() {
+                if sequence >= self.unsent {
+                    return Err(self.broken("the answer came before the end of the request"));
+                }
+                self.received = 0;
+                complete += 1;
+            }
+            unread = later;
         }
         Ok(complete)
     }

@@ -1,5 +1,6 @@
 //! A closed-loop load generator: N connections on one thread, each sending its next request when the last answer is complete.
 //!
+//! With `--pipeline` a connection has several requests under way.
 //! With `--idle` it opens connections instead, and asks how much memory the server needs for one that does nothing.
 //! It checks every byte that comes back, and reads the server's CPU clock at both ends of the measured window, so that the
 //! operations and the CPU time belong to the same stretch of time. One JSON line on standard output is the result;
@@ -153,7 +154,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Lets every client end its operation, so that a server that reports broken connections has none to report.
+    /// Lets every client end its operations, so that a server that reports broken connections has none to report.
     fn finish(&mut self, clients: &mut [Client]) -> Result<(), Box<dyn Error>> {
         clients.iter_mut().for_each(Client::leave);
         let deadline = Instant::now() + FAREWELL_LIMIT;
@@ -176,11 +177,10 @@ impl<'a> Load<'a> {
         // Rounded up, so the last wait does not become a busy loop.
         let timeout_ms = (longest.as_millis() as i32 + 1).min(1000);
         for index in self.epoll.wait(&mut self.ready, timeout_ms)? {
-            let progress = clients[index].advance(&mut self.scratch)?;
-            if progress.operations > 0 {
+            let before = tally.operations;
+            clients[index].advance(&mut self.scratch, tally)?;
+            if tally.operations > before {
                 self.last_completion = Instant::now();
-                tally.operations += progress.operations;
-                tally.latencies_ns.extend(progress.latency.map(|time| time.as_nanos() as u64));
             }
         }
         Ok(())

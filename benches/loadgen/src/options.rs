@@ -13,7 +13,7 @@ use crate::exchange::Exchange;
 pub const USAGE: &str = "\
 usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
                (--echo BYTES | --request TEXT --reply TEXT | --upload BYTES | --connect)
-               [--reconnect [--resume] | --idle]
+               [--pipeline N | --reconnect [--resume] | --idle]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
                [--tls-version 1.2]
 
@@ -23,6 +23,7 @@ usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp AD
   --upload BYTES   send one message of that many bytes after the other, each an operation; the server
                  answers for sixteen of them with the last byte
   --connect      connect, wait for the server to close, close
+  --pipeline N   send the next message when fewer than N are without an answer
   --reconnect    a TLS connection for each exchange, with full handshake and orderly close
   --resume       ... with a handshake that resumes the session of the one before
   --idle         open connections one after the other, keep each after one exchange, and report the
@@ -51,6 +52,7 @@ impl Options {
         let mut tls_version = tls::NEWEST;
         let (mut reconnect, mut resume, mut idle) = (false, false, false);
         let mut connections = 1;
+        let mut depth = 1;
         let mut warm_up = Duration::from_millis(100);
         let mut window = Duration::from_millis(1000);
         let mut server_pid = None;
@@ -67,21 +69,19 @@ impl Options {
                 }
                 "--udp" => address = Some(Address::Udp(number(&name, value()?)?)),
                 "--unix" => address = Some(Address::Unix(PathBuf::from(value()?))),
-                "--echo" => match number(&name, value()?)? {
-                    0 => return Err("--echo needs at least one byte".into()),
-                    size => exchange = Some(Exchange::echo(size)),
-                },
-                "--upload" => match number(&name, value()?)? {
-                    0 => return Err("--upload needs at least one byte".into()),
-                    size => exchange = Some(Exchange::upload(size, UPLOAD_STRIDE)),
-                },
+                "--echo" => exchange = Some(Exchange::echo(at_least_one(&name, value()?)?)),
+                "--upload" => {
+                    let size = at_least_one(&name, value()?)?;
+                    exchange = Some(Exchange::upload(size, UPLOAD_STRIDE));
+                }
                 "--request" => request = Some(value()?.into_vec()),
                 "--reply" => reply = Some(value()?.into_vec()),
                 "--connect" => exchange = Some(Exchange::connect()),
                 "--reconnect" => reconnect = true,
                 "--resume" => resume = true,
                 "--idle" => idle = true,
-                "--connections" => connections = number(&name, value()?)?,
+                "--pipeline" => depth = at_least_one(&name, value()?)?,
+                "--connections" => connections = at_least_one(&name, value()?)?,
                 "--warm-up-ms" => warm_up = Duration::from_millis(number(&name, value()?)?),
                 "--window-ms" => window = Duration::from_millis(number(&name, value()?)?),
                 "--server-pid" => server_pid = Some(number(&name, value()?)?),
@@ -95,31 +95,38 @@ impl Options {
             }
             _ => return Err("--request and --reply go together and are not empty".into()),
         }
-        if connections == 0 {
-            return Err("--connections needs at least one".into());
-        }
         let address = address.ok_or("no address: --tcp, --tls, --unix or --udp")?;
-        let exchange = exchange.ok_or("nothing to do: --echo, --request, --upload or --connect")?;
+        let exchange = exchange.ok_or("nothing to do: --echo, --request, --upload or another")?;
+        if (depth > 1) as u8 + reconnect as u8 + idle as u8 > 1 {
+            return Err("--pipeline, --reconnect and --idle do not go together".into());
+        }
         let afterwards = match (reconnect, resume, idle) {
-            (false, false, false) => Afterwards::NextExchange,
-            _ if !exchange.ends_with_an_answer() => {
-                return Err("--reconnect and --idle need --echo, or --request and --reply".into());
+            _ if (reconnect || idle || depth > 1) && !exchange.ends_with_an_answer() => {
+                return Err("only an exchange with an answer can do that".into());
             }
+            (false, false, false) => Afterwards::NextExchange,
             (true, _, false) if !matches!(address, Address::Tls(_)) => {
                 return Err("--reconnect needs --tls".into());
             }
             (true, false, false) => Afterwards::NewSession,
             (true, true, false) => Afterwards::ResumedSession,
             (false, false, true) => Afterwards::Rest,
-            _ => return Err("--resume goes with --reconnect, and --idle with neither".into()),
+            _ => return Err("--resume goes with --reconnect".into()),
         };
         let purpose = match (afterwards, server_pid) {
             (Afterwards::Rest, Some(server_pid)) => Purpose::Idle { server_pid },
             (Afterwards::Rest, None) => return Err("--idle needs --server-pid".into()),
             _ => Purpose::Load { warm_up, window },
         };
-        let work = Work { address, tls_version, exchange, afterwards };
+        let work = Work { address, tls_version, exchange, depth, afterwards };
         Ok(Self { work, connections, server_pid, purpose })
+    }
+}
+
+fn at_least_one(name: &str, value: OsString) -> Result<usize, String> {
+    match number(name, value)? {
+        0 => Err(format!("{name} needs at least one")),
+        count => Ok(count),
     }
 }
 

@@ -210,8 +210,8 @@ fn reconnecting(
     });
     Command::new(env!("CARGO_BIN_EXE_loadgen"))
         .args(["--tls", &address, "--echo", "64", "--reconnect", "--warm-up-ms", "50"])
-        .args(arguments)
         .args(["--window-ms", "100"])
+        .args(arguments)
         .output()
         .unwrap()
 }
@@ -229,17 +229,13 @@ fn whole_connections_are_counted() {
 #[test]
 fn session_that_the_server_forgot_fails() {
     let forgetful = new_server_config();
-    let output =
-        reconnecting(
-            &["--resume"],
-            move |number| {
-                if number == 3 {
-                    forgetful.clone()
-                } else {
-                    server_config()
-                }
-            },
-        );
+    let output = reconnecting(&["--resume", "--window-ms", "10000"], move |number| {
+        if number == 3 {
+            forgetful.clone()
+        } else {
+            server_config()
+        }
+    });
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(complaint.contains("wrong kind: Full"), "{complaint}");
 }
@@ -299,6 +295,55 @@ fn answer_to_an_upload_that_was_not_sent_yet_fails() {
         let _ = stream.read_exact(&mut vec![0; 160_000_000]);
     });
     assert!(String::from_utf8_lossy(&output.stderr).contains("before the end"));
+}
+
+/// Answers when `count` bytes have come, in the order that `reorder` makes.
+fn echo_together(mut stream: TcpStream, count: usize, reorder: fn(&mut Vec<u8>)) {
+    let mut bytes = vec![0; count];
+    while let Ok(()) = stream.read_exact(&mut bytes) {
+        let mut answers = bytes.clone();
+        reorder(&mut answers);
+        if stream.write_all(&answers).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn several_requests_are_under_way() {
+    let output = run(&["--echo", "1000", "--pipeline", "16"], |stream| {
+        echo_together(stream, 16_000, |_| {});
+    });
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!line.starts_with(r#"{"operations": 0"#), "{line}");
+    assert!(line.contains(r#""latency_p99_us": "#), "{line}");
+}
+
+#[test]
+fn large_pipelined_echo_survives_partial_writes() {
+    for run in [
+        run(&["--echo", "300000", "--pipeline", "8"], |stream| echo(stream, |_, _| {})),
+        run_tls(&["--echo", "300000", "--pipeline", "8"], echo_and_goodbye),
+    ] {
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    }
+}
+
+#[test]
+fn answers_in_another_order_fail() {
+    let output = run(&["--echo", "1000", "--pipeline", "2"], |stream| {
+        echo_together(stream, 2000, |answers| answers.rotate_left(1000));
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("wrong bytes"));
+}
+
+#[test]
+fn surplus_bytes_behind_pipelined_answers_fail() {
+    let output = run(&["--request", "ping", "--reply", "ping", "--pipeline", "2"], |stream| {
+        echo_together(stream, 8, |answers| answers.push(b'!'));
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("more bytes"));
 }
 
 /// Asks for the memory of `count` idle connections to this process, which treats each as `serve` does.
