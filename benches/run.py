@@ -139,7 +139,7 @@ def parse_arguments():
         epilog="Give a loop twice (uvloop,uvloop) to see the noise, or from another virtual environment"
         " (velodrome@/path/to/python,velodrome) to compare two builds.",
     )
-    parser.add_argument("--quick", action="store_true", help="short windows and three rounds: about seven minutes")
+    parser.add_argument("--quick", action="store_true", help="short windows and three rounds: about nine minutes")
     parser.add_argument("--rounds", type=int, help=f"default {FULL.rounds}, quick {QUICK.rounds}")
     parser.add_argument("--loops", type=parse_loops, default=",".join(loops.NAMES), metavar="NAME[@PYTHON],...")
     parser.add_argument("--only", type=re.compile, metavar="REGEX", help="workloads whose name it finds")

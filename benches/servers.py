@@ -23,10 +23,12 @@ HTTP_REPLY = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\nConnection: keep-alive\r\n\r\n"
     b"Hello, world!"
 )
-
 # An upload is answered with its last byte so often; the messages are the load generator's, and so is their number.
 UPLOAD_MESSAGE = 64 * 1024
 UPLOAD_INTERVAL = 16 * UPLOAD_MESSAGE
+
+# As other servers have it: a thousand connections come at once.
+BACKLOG = 2048
 
 SERVERS = {}
 
@@ -138,7 +140,7 @@ async def echo_socket(loop, connection):
 
 
 async def serve_tcp(loop, protocol):
-    server = await loop.create_server(protocol, "127.0.0.1", 0)
+    server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=BACKLOG)
     return server, tcp_address(server.sockets[0])
 
 
@@ -214,6 +216,13 @@ async def streams_server(loop, scratch):
 async def unix_protocol_server(loop, scratch):
     path = os.path.join(scratch, "server.sock")
     server = await loop.create_unix_server(EchoProtocol, path)
+    return server, {"unix": path}
+
+
+@server("unix-streams")
+async def unix_streams_server(loop, scratch):
+    path = os.path.join(scratch, "server.sock")
+    server = await asyncio.start_unix_server(echo_stream, path)
     return server, {"unix": path}
 
 

@@ -53,6 +53,8 @@ NETWORK = [
         for size in ("1k", "100k")
         for connections in (10, 100)
     ),
+    NetworkWorkload("tcp-protocol-1k-1000", "protocol", echo(KIB), 1000),
+    NetworkWorkload("tcp-protocol-10k-10", "protocol", echo(10 * KIB), 10),
     NetworkWorkload("tcp-protocol-pipelined-1k-10", "protocol", (*echo(KIB), "--pipeline", "16"), 10),
     *(
         NetworkWorkload(f"tcp-two-writes-1k-{connections}", "two-writes", echo(KIB), connections)
@@ -61,7 +63,7 @@ NETWORK = [
     *(NetworkWorkload(f"sock-{size}-10", "sock", echo(SIZES[size]), 10) for size in ("1k", "100k")),
     # So few that what is under way fits into one socket's receive buffer: nothing is dropped.
     *(NetworkWorkload(f"udp-1k-{connections}", "udp", echo(KIB), connections) for connections in (10, 50)),
-    NetworkWorkload("unix-protocol-1k-10", "unix-protocol", echo(KIB), 10),
+    *(NetworkWorkload(f"unix-{api}-1k-10", f"unix-{api}", echo(KIB), 10) for api in ("protocol", "streams")),
     NetworkWorkload(
         "http-protocol-100", "http", ("--request", servers.HTTP_REQUEST, "--reply", servers.HTTP_REPLY), 100
     ),
@@ -80,6 +82,7 @@ NETWORK = [
 
 IDLE = [
     IdleWorkload("tcp-idle-memory", "protocol", echo(KIB), 1000),
+    IdleWorkload("tcp-streams-idle-memory", "streams", echo(KIB), 1000),
     IdleWorkload("tls-idle-memory", "tls-protocol", echo(KIB), 1000),
 ]
 
