@@ -27,6 +27,8 @@ HTTP_REPLY = (
 UPLOAD_MESSAGE = 64 * 1024
 UPLOAD_INTERVAL = 16 * UPLOAD_MESSAGE
 
+RECORD = 1024  # what readexactly() awaits
+
 # As other servers have it: a thousand connections come at once.
 BACKLOG = 2048
 
@@ -129,6 +131,28 @@ async def echo_stream(reader, writer):
         writer.close()
 
 
+async def echo_records(reader, writer):
+    try:
+        while True:
+            writer.write(await reader.readexactly(RECORD))
+            await writer.drain()
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.close()
+
+
+async def echo_lines(reader, writer):
+    try:
+        while line := await reader.readline():
+            writer.write(line)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
 async def echo_socket(loop, connection):
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with connection:
@@ -141,6 +165,11 @@ async def echo_socket(loop, connection):
 
 async def serve_tcp(loop, protocol):
     server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=BACKLOG)
+    return server, tcp_address(server.sockets[0])
+
+
+async def serve_streams(handler):
+    server = await asyncio.start_server(handler, "127.0.0.1", 0)
     return server, tcp_address(server.sockets[0])
 
 
@@ -208,8 +237,17 @@ async def http_server(loop, scratch):
 
 @server("streams")
 async def streams_server(loop, scratch):
-    server = await asyncio.start_server(echo_stream, "127.0.0.1", 0)
-    return server, tcp_address(server.sockets[0])
+    return await serve_streams(echo_stream)
+
+
+@server("streams-readexactly")
+async def streams_readexactly_server(loop, scratch):
+    return await serve_streams(echo_records)
+
+
+@server("streams-readline")
+async def streams_readline_server(loop, scratch):
+    return await serve_streams(echo_lines)
 
 
 @server("unix-protocol")

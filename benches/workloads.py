@@ -45,6 +45,7 @@ KIB = 1024
 SIZES = {"1k": 1 * KIB, "10k": 10 * KIB, "100k": 100 * KIB}
 
 UPLOAD = ("--upload", str(servers.UPLOAD_MESSAGE))
+LINES = ("--lines", "100")
 
 NETWORK = [
     *(
@@ -60,6 +61,9 @@ NETWORK = [
         NetworkWorkload(f"tcp-two-writes-1k-{connections}", "two-writes", echo(KIB), connections)
         for connections in (10, 100)
     ),
+    NetworkWorkload("tcp-streams-readexactly-1k-10", "streams-readexactly", echo(servers.RECORD), 10),
+    NetworkWorkload("tcp-streams-readline-10", "streams-readline", LINES, 10),
+    NetworkWorkload("tcp-streams-readline-pipelined-10", "streams-readline", (*LINES, "--pipeline", "16"), 10),
     *(NetworkWorkload(f"sock-{size}-10", "sock", echo(SIZES[size]), 10) for size in ("1k", "100k")),
     # So few that what is under way fits into one socket's receive buffer: nothing is dropped.
     *(NetworkWorkload(f"udp-1k-{connections}", "udp", echo(KIB), connections) for connections in (10, 50)),

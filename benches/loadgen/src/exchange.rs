@@ -4,14 +4,17 @@
 /// A prime, so that the offsets do not fall into step with buffer sizes.
 const OFFSETS: usize = 4093;
 
+/// How many different messages there are where they are not cut from one pattern. A prime, likewise.
+const VARIETY: usize = 251;
+
 pub enum Exchange {
     Echo {
         pattern: Vec<u8>,
         size: usize,
     },
-    Fixed {
-        request: Vec<u8>,
-        reply: Vec<u8>,
+    /// Requests and their replies, over and over.
+    Prepared {
+        pairs: Vec<(Vec<u8>, Vec<u8>)>,
     },
     Connect,
     /// Messages one after the other, none waiting for an answer; the last byte of every `stride`-th comes back.
@@ -32,7 +35,17 @@ impl Exchange {
     }
 
     pub fn fixed(request: Vec<u8>, reply: Vec<u8>) -> Self {
-        Self::Fixed { request, reply }
+        Self::Prepared { pairs: vec![(request, reply)] }
+    }
+
+    /// An echo whose messages are lines of `size` bytes.
+    pub fn lines(size: usize) -> Self {
+        let pattern = pattern(size);
+        let line = |start: usize| {
+            let letters = pattern[start..][..size - 1].iter().map(|byte| b'a' + byte % 26);
+            letters.chain([b'\n']).collect::<Vec<u8>>()
+        };
+        Self::Prepared { pairs: (0..VARIETY).map(|start| (line(start), line(start))).collect() }
     }
 
     pub fn connect() -> Self {
@@ -40,7 +53,7 @@ impl Exchange {
     }
 
     pub fn ends_with_an_answer(&self) -> bool {
-        matches!(self, Self::Echo { .. } | Self::Fixed { .. })
+        matches!(self, Self::Echo { .. } | Self::Prepared { .. })
     }
 
     pub fn request(&self, sequence: usize) -> &[u8] {
@@ -48,7 +61,7 @@ impl Exchange {
             Self::Echo { pattern, size } | Self::Upload { pattern, size, .. } => {
                 &pattern[sequence % OFFSETS..][..*size]
             }
-            Self::Fixed { request, .. } => request,
+            Self::Prepared { pairs } => &pairs[sequence % pairs.len()].0,
             Self::Connect => &[],
         }
     }
@@ -56,7 +69,7 @@ impl Exchange {
     pub fn reply(&self, sequence: usize) -> &[u8] {
         match self {
             Self::Echo { .. } => self.request(sequence),
-            Self::Fixed { reply, .. } => reply,
+            Self::Prepared { pairs } => &pairs[sequence % pairs.len()].1,
             Self::Connect | Self::Upload { .. } => &[],
         }
     }
@@ -85,6 +98,17 @@ mod tests {
         for sequence in 0..10_000 {
             let (this, next) = (exchange.request(sequence), exchange.request(sequence + 1));
             assert_eq!(this.len(), 64);
+            assert_ne!(this[..16], next[..16], "at {sequence}");
+        }
+    }
+
+    #[test]
+    fn a_line_ends_where_its_newline_is() {
+        let exchange = Exchange::lines(64);
+        for sequence in 0..1000 {
+            let (this, next) = (exchange.request(sequence), exchange.request(sequence + 1));
+            assert_eq!(this.iter().position(|&byte| byte == b'\n'), Some(63));
+            assert_eq!(this, exchange.reply(sequence));
             assert_ne!(this[..16], next[..16], "at {sequence}");
         }
     }

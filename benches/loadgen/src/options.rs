@@ -12,13 +12,15 @@ use crate::exchange::Exchange;
 
 pub const USAGE: &str = "\
 usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
-               (--echo BYTES | --request TEXT --reply TEXT | --upload BYTES | --connect)
+               (--echo BYTES | --lines BYTES | --request TEXT --reply TEXT | --upload BYTES |
+                --connect)
                [--pipeline N | --reconnect [--resume] | --idle]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
                [--tls-version 1.2]
 
   --tls          TLS 1.3 over TCP; any certificate is accepted
   --echo BYTES   send that many bytes, expect them back
+  --lines BYTES   ... and make them a line
   --request, --reply   send the one, expect exactly the other
   --upload BYTES   send one message of that many bytes after the other, each an operation; the server
                  answers for sixteen of them with the last byte
@@ -70,6 +72,7 @@ impl Options {
                 "--udp" => address = Some(Address::Udp(number(&name, value()?)?)),
                 "--unix" => address = Some(Address::Unix(PathBuf::from(value()?))),
                 "--echo" => exchange = Some(Exchange::echo(at_least_one(&name, value()?)?)),
+                "--lines" => exchange = Some(Exchange::lines(at_least_one(&name, value()?)?)),
                 "--upload" => {
                     let size = at_least_one(&name, value()?)?;
                     exchange = Some(Exchange::upload(size, UPLOAD_STRIDE));

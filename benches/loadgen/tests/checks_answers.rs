@@ -1,6 +1,6 @@
 //! The load generator must notice a server that answers wrongly; a benchmark of wrong answers measures nothing.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::{mpsc, Arc, OnceLock};
@@ -344,6 +344,20 @@ fn surplus_bytes_behind_pipelined_answers_fail() {
         echo_together(stream, 8, |answers| answers.push(b'!'));
     });
     assert!(String::from_utf8_lossy(&output.stderr).contains("more bytes"));
+}
+
+#[test]
+fn lines_end_with_a_newline_and_have_no_other() {
+    let (sender, receiver) = mpsc::channel();
+    let output = run(&["--lines", "100"], move |mut stream| {
+        let lines = BufReader::new(stream.try_clone().unwrap()).split(b'\n');
+        for line in lines.map_while(Result::ok) {
+            stream.write_all(&[&line[..], b"\n"].concat()).unwrap();
+            sender.send(line.len()).unwrap();
+        }
+    });
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(receiver.iter().all(|length| length == 99));
 }
 
 /// Asks for the memory of `count` idle connections to this process, which treats each as `serve` does.
