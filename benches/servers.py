@@ -27,6 +27,11 @@ HTTP_REPLY = (
 UPLOAD_MESSAGE = 64 * 1024
 UPLOAD_INTERVAL = 16 * UPLOAD_MESSAGE
 
+# What is sent without being asked for: the size of a message, and how many different ones there are. That is a prime,
+# so that what gets lost or comes twice does not happen to be all of them.
+DOWNLOAD = 64 * 1024, 17
+SMALL_DOWNLOAD = 64, 2039
+
 RECORD = 1024  # what readexactly() awaits
 
 # As other servers have it: a thousand connections come at once.
@@ -85,6 +90,46 @@ class ReceiveProtocol(asyncio.Protocol):
             end = len(data) + self.missing
             self.transport.write(data[end - 1 : end])
             self.missing += UPLOAD_INTERVAL
+
+
+class SendProtocol(asyncio.Protocol):
+    """Sends the messages over and over, as fast as the transport takes them, until the other side ends."""
+
+    def __init__(self, loop, messages):
+        self.loop = loop
+        self.messages = messages
+        self.resumed = None  # a future while writing is paused
+        self.is_wanted = True
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.task = self.loop.create_task(self.send())
+
+    def pause_writing(self):
+        self.resumed = self.loop.create_future()
+
+    def resume_writing(self):
+        self.resumed.set_result(None)
+        self.resumed = None
+
+    def eof_received(self):
+        self.is_wanted = False
+        return True  # send() closes the transport
+
+    async def send(self):
+        while self.is_wanted:
+            for message in self.messages:
+                self.transport.write(message)
+                if self.resumed is not None:
+                    await self.resumed
+            await asyncio.sleep(0)
+        self.transport.close()
+
+
+def messages_of_numbers(size, count):
+    """So many messages, which together are the numbers from 0 on: no byte can be missing unnoticed."""
+    numbers = b"".join(number.to_bytes(4, "little") for number in range(size * count // 4))
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
 class EchoDatagrams(asyncio.DatagramProtocol):
@@ -248,6 +293,18 @@ async def streams_readexactly_server(loop, scratch):
 @server("streams-readline")
 async def streams_readline_server(loop, scratch):
     return await serve_streams(echo_lines)
+
+
+@server("send")
+async def send_server(loop, scratch):
+    messages = messages_of_numbers(*DOWNLOAD)
+    return await serve_tcp(loop, lambda: SendProtocol(loop, messages))
+
+
+@server("send-small")
+async def send_small_server(loop, scratch):
+    messages = messages_of_numbers(*SMALL_DOWNLOAD)
+    return await serve_tcp(loop, lambda: SendProtocol(loop, messages))
 
 
 @server("unix-protocol")

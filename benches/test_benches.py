@@ -224,6 +224,12 @@ class Measurements(unittest.TestCase):
         result = self.bench.measure(NetworkWorkload("jello", "http", exchange, 1), self.loop)
         self.assertIn("wrong bytes", result["error"])
 
+    def test_wrong_download_fails_the_measurement(self):
+        size, variety = servers.DOWNLOAD
+        workload = NetworkWorkload("less", "send", workloads.download(size, variety - 1), 1)
+        # The other is what asyncio says if it goes on sending to a load generator that has given up.
+        self.assertRegex(self.bench.measure(workload, self.loop)["error"], "wrong bytes|raised exception")
+
     def test_wrong_answer_over_tls_fails_the_measurement(self):
         exchange = ("--request", "ping", "--reply", "pong")  # the server is an echo
         result = self.bench.measure(NetworkWorkload("pong", "tls-protocol", exchange, 1), self.loop)

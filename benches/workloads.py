@@ -47,6 +47,11 @@ SIZES = {"1k": 1 * KIB, "10k": 10 * KIB, "100k": 100 * KIB}
 UPLOAD = ("--upload", str(servers.UPLOAD_MESSAGE))
 LINES = ("--lines", "100")
 
+
+def download(size, variety):
+    return ("--download", str(size), "--variety", str(variety))
+
+
 NETWORK = [
     *(
         NetworkWorkload(f"tcp-{api}-{size}-{connections}", api, echo(SIZES[size]), connections)
@@ -73,6 +78,8 @@ NETWORK = [
     ),
     NetworkWorkload("tcp-accept-close-10", "accept-close", ("--connect",), 10),
     NetworkWorkload("tcp-bulk-receive", "receive", UPLOAD, 1),
+    NetworkWorkload("tcp-bulk-send", "send", download(*servers.DOWNLOAD), 1),
+    NetworkWorkload("tcp-bulk-send-small", "send-small", download(*servers.SMALL_DOWNLOAD), 1),
     *(
         NetworkWorkload(f"tls-protocol-{size}-{connections}", "tls-protocol", echo(SIZES[size]), connections)
         for size, connections in (("1k", 10), ("1k", 100), ("10k", 10), ("100k", 10))

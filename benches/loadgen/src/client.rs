@@ -114,7 +114,7 @@ pub struct Client<'a> {
     /// The first message that is not sent, and how much of it is.
     unsent: usize,
     sent: usize,
-    /// How much has come of the first answer that is not complete.
+    /// How much has come of the first answer that is not complete; in a download, of all messages.
     received: usize,
     waits_for_room: bool,
     /// What is under way is the last.
@@ -129,6 +129,9 @@ enum Stage {
     Closing,
     /// For ever.
     Uploading,
+    Downloading,
+    /// The server was asked to end its download.
+    Draining,
     /// For ever.
     Resting,
     /// Nothing more is done with this connection.
@@ -170,6 +173,8 @@ impl<'a> Client<'a> {
         let complete = match self.stage {
             Stage::Handshaking => return self.shake_hands(scratch),
             Stage::Uploading => return self.upload(scratch, tally),
+            Stage::Downloading => return self.download(scratch, tally),
+            Stage::Draining => return self.drain(scratch),
             Stage::Resting => return self.hear_nothing(scratch),
             Stage::Left => return Ok(()),
             Stage::Exchanging => match self.receive(scratch)? {
@@ -188,12 +193,18 @@ impl<'a> Client<'a> {
     }
 
     /// Makes the operations under way the last; over TLS an orderly close follows.
-    pub fn leave(&mut self) {
+    pub fn leave(&mut self) -> io::Result<()> {
         self.is_leaving = true;
-        if self.stage == Stage::Uploading {
+        match self.stage {
             // There is no good moment, and a server that only receives takes it well.
-            self.stage = Stage::Left;
+            Stage::Uploading => self.stage = Stage::Left,
+            Stage::Downloading => {
+                sys::end_output(self.stream.as_raw_fd())?;
+                self.stage = Stage::Draining;
+            }
+            _ => {}
         }
+        Ok(())
     }
 
     pub fn has_left(&self) -> bool {
@@ -207,6 +218,7 @@ impl<'a> Client<'a> {
             _ if is_handshaking => Stage::Handshaking,
             Exchange::Connect => Stage::Closing,
             Exchange::Upload { .. } => Stage::Uploading,
+            Exchange::Download { .. } => Stage::Downloading,
             _ => Stage::Exchanging,
         };
         match self.stage {
@@ -359,6 +371,37 @@ impl<'a> Client<'a> {
         }
         tally.operations += count * stride;
         Ok(())
+    }
+
+    /// Reads once and compares; counts the messages that have come completely.
+    fn download(&mut self, scratch: &mut [u8], tally: &mut Tally) -> io::Result<()> {
+        let Exchange::Download { cycle, size } = &self.work.exchange else {
+            unreachable!("begin() chose this stage")
+        };
+        let Some(count) = self.read(scratch)? else { return Ok(()) };
+        let complete = self.received / size;
+        let mut unread = &scratch[..count];
+        while !unread.is_empty() {
+            let awaited = &cycle[self.received % cycle.len()..];
+            let (now, later) = unread.split_at(awaited.len().min(unread.len()));
+            if now != &awaited[..now.len()] {
+                return Err(self.broken("wrong bytes came"));
+            }
+            self.received += now.len();
+            unread = later;
+        }
+        tally.operations += self.received / size - complete;
+        Ok(())
+    }
+
+    /// What the server had still under way is not looked at any more.
+    fn drain(&mut self, scratch: &mut [u8]) -> io::Result<()> {
+        match self.stream.read(scratch) {
+            Ok(0) => self.go(),
+            Ok(_) => Ok(()),
+            Err(error) if would_retry(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads once and compares; the number of answers that are complete.

@@ -23,6 +23,11 @@ pub enum Exchange {
         size: usize,
         stride: usize,
     },
+    /// The server sends messages of `size` bytes without being asked, whose bytes are `cycle` over and over.
+    Download {
+        cycle: Vec<u8>,
+        size: usize,
+    },
 }
 
 impl Exchange {
@@ -48,6 +53,12 @@ impl Exchange {
         Self::Prepared { pairs: (0..VARIETY).map(|start| (line(start), line(start))).collect() }
     }
 
+    /// Messages of `size` bytes, `count` different ones, which together are the numbers from zero, four bytes each.
+    pub fn download(size: usize, count: usize) -> Self {
+        let numbers = 0..(size * count / 4) as u32;
+        Self::Download { cycle: numbers.flat_map(u32::to_le_bytes).collect(), size }
+    }
+
     pub fn connect() -> Self {
         Self::Connect
     }
@@ -62,7 +73,7 @@ impl Exchange {
                 &pattern[sequence % OFFSETS..][..*size]
             }
             Self::Prepared { pairs } => &pairs[sequence % pairs.len()].0,
-            Self::Connect => &[],
+            Self::Connect | Self::Download { .. } => &[],
         }
     }
 
@@ -70,7 +81,7 @@ impl Exchange {
         match self {
             Self::Echo { .. } => self.request(sequence),
             Self::Prepared { pairs } => &pairs[sequence % pairs.len()].1,
-            Self::Connect | Self::Upload { .. } => &[],
+            Self::Connect | Self::Upload { .. } | Self::Download { .. } => &[],
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A closed-loop load generator: N connections on one thread, each sending its next request when the last answer is complete.
 //!
-//! With `--pipeline` a connection has several requests under way.
+//! With `--pipeline` a connection has several requests under way, and with `--download` it only receives.
 //! With `--idle` it opens connections instead, and asks how much memory the server needs for one that does nothing.
 //! It checks every byte that comes back, and reads the server's CPU clock at both ends of the measured window, so that the
 //! operations and the CPU time belong to the same stretch of time. One JSON line on standard output is the result;
@@ -156,7 +156,9 @@ impl<'a> Load<'a> {
 
     /// Lets every client end its operations, so that a server that reports broken connections has none to report.
     fn finish(&mut self, clients: &mut [Client]) -> Result<(), Box<dyn Error>> {
-        clients.iter_mut().for_each(Client::leave);
+        for client in clients.iter_mut() {
+            client.leave()?;
+        }
         let deadline = Instant::now() + FAREWELL_LIMIT;
         while Instant::now() < deadline && !clients.iter().all(Client::has_left) {
             self.turn(FAREWELL_LIMIT, clients, &mut Tally::default())?;

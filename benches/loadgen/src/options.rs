@@ -13,7 +13,7 @@ use crate::exchange::Exchange;
 pub const USAGE: &str = "\
 usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
                (--echo BYTES | --lines BYTES | --request TEXT --reply TEXT | --upload BYTES |
-                --connect)
+                --download BYTES --variety N | --connect)
                [--pipeline N | --reconnect [--resume] | --idle]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
                [--tls-version 1.2]
@@ -24,6 +24,9 @@ usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp AD
   --request, --reply   send the one, expect exactly the other
   --upload BYTES   send one message of that many bytes after the other, each an operation; the server
                  answers for sixteen of them with the last byte
+  --download BYTES   receive one message of that many bytes after the other, each an operation, until
+                 the server answers our end with its own; N different ones over and over, which
+                 together are the numbers from 0 on, four bytes each, the least significant first
   --connect      connect, wait for the server to close, close
   --pipeline N   send the next message when fewer than N are without an answer
   --reconnect    a TLS connection for each exchange, with full handshake and orderly close
@@ -51,6 +54,7 @@ impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
         let (mut address, mut exchange) = (None, None);
         let (mut request, mut reply) = (None, None);
+        let (mut download, mut variety) = (None, None);
         let mut tls_version = tls::NEWEST;
         let (mut reconnect, mut resume, mut idle) = (false, false, false);
         let mut connections = 1;
@@ -77,6 +81,8 @@ impl Options {
                     let size = at_least_one(&name, value()?)?;
                     exchange = Some(Exchange::upload(size, UPLOAD_STRIDE));
                 }
+                "--download" => download = Some(at_least_one(&name, value()?)?),
+                "--variety" => variety = Some(at_least_one(&name, value()?)?),
                 "--request" => request = Some(value()?.into_vec()),
                 "--reply" => reply = Some(value()?.into_vec()),
                 "--connect" => exchange = Some(Exchange::connect()),
@@ -98,8 +104,18 @@ impl Options {
             }
             _ => return Err("--request and --reply go together and are not empty".into()),
         }
+        match (download, variety) {
+            (None, None) => {}
+            (Some(size), Some(count)) if size % 4 == 0 => {
+                exchange = Some(Exchange::download(size, count));
+            }
+            _ => return Err("--download, in bytes divisible by 4, goes with --variety".into()),
+        }
         let address = address.ok_or("no address: --tcp, --tls, --unix or --udp")?;
         let exchange = exchange.ok_or("nothing to do: --echo, --request, --upload or another")?;
+        if download.is_some() && !matches!(address, Address::Tcp(_) | Address::Unix(_)) {
+            return Err("--download needs --tcp or --unix".into());
+        }
         if (depth > 1) as u8 + reconnect as u8 + idle as u8 > 1 {
             return Err("--pipeline, --reconnect and --idle do not go together".into());
         }

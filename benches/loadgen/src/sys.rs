@@ -98,6 +98,13 @@ pub fn reset_on_close(descriptor: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Tells the other side that no more will come; what it sends still does.
+pub fn end_output(descriptor: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::shutdown(descriptor, libc::SHUT_WR) })?;
+    Ok(())
+}
+
 /// The CPU time of a whole process: user and system, every thread, in nanoseconds.
 ///
 /// `/proc/PID/stat` counts in hundredths of a second, and `/proc/PID/schedstat` knows only the main thread and is

@@ -1,6 +1,6 @@
 //! The load generator must notice a server that answers wrongly; a benchmark of wrong answers measures nothing.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::{mpsc, Arc, OnceLock};
@@ -358,6 +358,67 @@ fn lines_end_with_a_newline_and_have_no_other() {
     });
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(receiver.iter().all(|length| length == 99));
+}
+
+/// Sends what `--download 1000 --variety 7` expects, `spoil`ed, until the generator ends its side; whether it did.
+fn send_numbers(mut stream: TcpStream, spoil: impl Fn(usize, &mut Vec<u8>)) -> bool {
+    let numbers: Vec<u8> = (0..7 * 250u32).flat_map(u32::to_le_bytes).collect();
+    for round in 0.. {
+        let mut bytes = numbers.clone();
+        spoil(round, &mut bytes);
+        if stream.write_all(&bytes).is_err() {
+            return false;
+        }
+        stream.set_nonblocking(true).unwrap();
+        let end = stream.read(&mut [0]);
+        stream.set_nonblocking(false).unwrap();
+        match end {
+            Ok(0) => return true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return false,
+        }
+    }
+    unreachable!()
+}
+
+const DOWNLOAD: &[&str] = &["--download", "1000", "--variety", "7"];
+
+#[test]
+fn download_is_counted_and_ends_in_order() {
+    let (sender, receiver) = mpsc::channel();
+    let output = run(DOWNLOAD, move |stream| {
+        sender.send(send_numbers(stream, |_, _| {})).unwrap();
+    });
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!line.starts_with(r#"{"operations": 0"#), "{line}");
+    assert!(receiver.recv().unwrap());
+}
+
+#[test]
+fn wrong_missing_or_repeated_bytes_of_a_download_fail() {
+    let spoils: [fn(&mut Vec<u8>); 3] = [
+        |bytes| bytes[6999] ^= 1,
+        |bytes| bytes.truncate(6000),
+        |bytes| bytes.extend_from_within(6000..),
+    ];
+    for spoil in spoils {
+        let arguments = [DOWNLOAD, &["--window-ms", "10000"]].concat();
+        let output = run(&arguments, move |stream| {
+            send_numbers(stream, |round, bytes| {
+                if round == 5 {
+                    spoil(bytes);
+                }
+            });
+        });
+        assert!(String::from_utf8_lossy(&output.stderr).contains("wrong bytes"));
+    }
+}
+
+#[test]
+fn download_that_ends_by_itself_fails() {
+    let output = run(DOWNLOAD, |mut stream| stream.write_all(&[0; 4]).unwrap());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the server closed"));
 }
 
 /// Asks for the memory of `count` idle connections to this process, which treats each as `serve` does.
