@@ -13,6 +13,9 @@ PEERS = ("aiofastnet", "blazio", "rloop", "rsloop", "zloop", "zuvloop")
 # servers of servers.py; loadgen/src/bin/rustls-server.rs is this one.
 FLOORS = {"rustls": {"tls-protocol", "tls-receive"}}
 
+# What real services are made of; requirements.txt installs it.
+SERVICES = ("aiohttp", "h11", "httptools", "uvicorn")
+
 
 def is_floor(label):
     """Whether run.py's name for a column means one of FLOORS."""
@@ -49,6 +52,18 @@ def version(name):
     return importlib.metadata.version(name)
 
 
+def services():
+    """The versions of what is installed of SERVICES."""
+    import contextlib
+    import importlib.metadata
+
+    found = {}
+    for name in SERVICES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
 def run_forever(name, setup):
     """Await `setup(loop)` on a new loop of the package `name`, then run that loop until the process is ended."""
     loop = new_event_loop(name)
@@ -64,4 +79,5 @@ if __name__ == "__main__":
 
     name = sys.argv[1]
     new_event_loop(name).close()
-    print(json.dumps({"loop": version(name), "python": platform.python_version(), "build": sys.version}))
+    python = {"python": platform.python_version(), "build": sys.version}
+    print(json.dumps({"loop": version(name), **python, "services": services()}))

@@ -32,10 +32,11 @@ class Spread:
 class Row:
     workload: str
     cost: str  # what `spent` counts, a key of UNITS
-    spent: dict  # loop -> Spread, or None if every measurement failed; without those that do not have the workload
+    spent: dict  # loop -> Spread, or None if there is no number; without those that do not have the workload
     throughput: dict  # likewise, in operations per second
     latency_p50_us: dict  # likewise; None where there is no peer that could tell
     latency_p99_us: dict
+    absent: set  # loops whose interpreter lacks what the workload needs
     ratio: Spread | None  # subject / baseline, each taken inside one round
     errors: int
     verdict: str
@@ -64,7 +65,9 @@ def rows(measurements, labels):
 
 
 def row(workload, measurements, labels):
-    good = [measurement for measurement in measurements if "error" not in measurement]
+    failed = [measurement for measurement in measurements if "error" in measurement]
+    absent = {m["loop"] for m in measurements if "not_installed" in m}
+    good = [m for m in measurements if m not in failed and m["loop"] not in absent]
     measured = [label for label in labels if any(m["loop"] == label for m in measurements)]
 
     def spreads(field):
@@ -84,7 +87,7 @@ def row(workload, measurements, labels):
         return Spread.of(ours / theirs for ours, theirs in pairs if ours and theirs)
 
     ratio = ratio_to(baseline) if baseline else None
-    errors = len(measurements) - len(good)
+    errors = len(failed)
     return Row(
         workload,
         cost,
@@ -92,6 +95,7 @@ def row(workload, measurements, labels):
         spreads("operations_per_second"),
         spreads("latency_p50_us"),
         spreads("latency_p99_us"),
+        absent,
         ratio,
         errors,
         verdict({other: ratio_to(other) for other in labels if other != subject and not is_floor(other)}, errors),
@@ -131,7 +135,7 @@ def cost_table(rows, labels):
         head += [f"{subject}/{baseline}", "[min..max]"]
     body = []
     for row in rows:
-        cells = [row.workload, *(cost_cell(row.spent[label]) if label in row.spent else "-" for label in labels)]
+        cells = [row.workload, *(cost_cell(row, label) for label in labels)]
         if baseline:
             cells += ratio_cells(row.ratio)
         body.append([*cells, row.verdict])
@@ -152,7 +156,12 @@ def throughput_table(rows, labels):
     return head, body
 
 
-def cost_cell(spread):
+def cost_cell(row, label):
+    if label in row.absent:
+        return "not installed"
+    if label not in row.spent:
+        return "-"
+    spread = row.spent[label]
     return f"{significant(spread.median)} ±{spread.percent:.0f}%" if spread else "failed"
 
 

@@ -8,6 +8,7 @@ import argparse
 import collections
 import contextlib
 import datetime
+import functools
 import json
 import os
 import platform
@@ -79,6 +80,13 @@ class LoopUnderTest:
     def takes(self, workload):
         return True
 
+    def lacks(self, workload):
+        """What the workload needs and the loop's interpreter does not have."""
+        if not is_networked(workload):
+            return []
+        return [package for package in workload.packages if package not in self.versions["services"]]
+
+    @functools.cached_property
     def versions(self):
         """Ask the loop's interpreter, which also shows that the package can be imported."""
         answer = subprocess.run(self.command("loops.py"), capture_output=True, text=True)
@@ -105,10 +113,14 @@ class FloorUnderTest:
     def takes(self, workload):
         return is_networked(workload) and workload.server in loops.FLOORS[self.name]
 
+    def lacks(self, workload):
+        return []
+
+    @property
     def versions(self):
         locked = tomllib.loads((CRATE / "Cargo.lock").read_text())["package"]
         (version,) = (package["version"] for package in locked if package["name"] == self.name)
-        return {"loop": version}
+        return {"loop": version, "services": {}}
 
 
 def is_networked(workload):
@@ -185,7 +197,10 @@ class Bench:
         self.environment = {key: value for key, value in os.environ.items() if key not in switches}
 
     def measure(self, workload, loop):
-        """Return the measurement as a dictionary; a failure is one with the key `error`."""
+        """Return the measurement as a dictionary; a failure is one with the key `error`, and what its interpreter
+        lacks is under `not_installed`."""
+        if lacking := loop.lacks(workload):
+            return {"not_installed": lacking}
         networked = is_networked(workload)
         cores = {self.server_core, self.load_core} if networked else {self.server_core}
         self.spent.clear()
@@ -353,7 +368,7 @@ def main():
     plan = QUICK if options.quick else FULL
     if options.rounds:
         plan = Plan(options.rounds, plan.warm_up, plan.window, plan.micro)
-    versions = {loop.label: loop.versions() for loop in options.loops}
+    versions = {loop.label: loop.versions for loop in options.loops}
     build_loadgen()
     os.sched_setaffinity(0, {options.load_core})  # this process too stays off the measured core
 
@@ -414,13 +429,17 @@ def all_rounds(bench, selected, loops_under_test, rounds):
                     **result,
                 }
             numbers = "  ".join(
-                f"{loop.label} {report.significant(found[loop.label][workload.cost])}"
-                if "error" not in found[loop.label]
-                else f"{loop.label} FAILED"
+                f"{loop.label} {result_of(found[loop.label], workload.cost)}"
                 for loop in loops_under_test
                 if loop.label in found
             )
             progress(f"round {number + 1}/{rounds}  {workload.name:<30} {numbers}  {report.UNITS[workload.cost]}")
+
+
+def result_of(measurement, cost):
+    if "not_installed" in measurement:
+        return "not installed"
+    return "FAILED" if "error" in measurement else report.significant(measurement[cost])
 
 
 def build_loadgen():
@@ -484,9 +503,12 @@ def description(header):
         f"{label} {found['loop']}" + (f" (Python {found['python']})" if "python" in found else "")
         for label, found in header["loops"].items()
     )
+    installed = [found["services"].items() for found in header["loops"].values()]
+    services = {f"{name} {version}" for items in installed for name, version in items}
     plan, host = header["plan"], header["machine"]
     return [
         f"{header['date']}: {versions}",
+        f"services: {', '.join(sorted(services)) or 'not installed'}",
         f"{host['processor']}, {host['cores']} cores, {host['architecture']}, {host['kernel']};"
         f" server on core {header['server_core']}, load on core {header['load_core']}",
         f"{plan['rounds']} rounds of {plan['window']:g} s (micro {plan['micro']:g} s);"

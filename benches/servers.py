@@ -23,6 +23,16 @@ HTTP_REPLY = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\nConnection: keep-alive\r\n\r\n"
     b"Hello, world!"
 )
+UVICORN_REPLY = (
+    b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/plain\r\ncontent-length: 13\r\n\r\nHello, world!"
+)
+# aiohttp adds these two; if they are there already, every byte of an answer is known beforehand.
+AIOHTTP_HEADERS = {"Date": "Thu, 01 Jan 1970 00:00:00 GMT", "Server": "aiohttp"}
+AIOHTTP_REPLY = (
+    b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: aiohttp\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 13\r\n\r\nHello, world!"
+)
+
 # An upload is answered with its last byte so often; the messages are the load generator's, and so is their number.
 UPLOAD_MESSAGE = 64 * 1024
 UPLOAD_INTERVAL = 16 * UPLOAD_MESSAGE
@@ -342,6 +352,55 @@ async def sock_server(loop, scratch):
             task.add_done_callback(tasks.discard)
 
     return loop.create_task(accept()), tcp_address(listener)
+
+
+# ---- real services, which need the packages of requirements.txt ------------------------------------------------------
+
+
+async def asgi_app(scope, receive, send):
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"13")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"Hello, world!"})
+
+
+async def serve_uvicorn(loop, http):
+    import uvicorn
+
+    # Without the header that tells the time, because every byte of an answer is known beforehand.
+    config = uvicorn.Config(
+        asgi_app, port=0, http=http, ws="none", lifespan="off", log_level="warning", access_log=False, date_header=False
+    )
+    server = uvicorn.Server(config)
+    task = loop.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    return task, tcp_address(server.servers[0].sockets[0])
+
+
+@server("uvicorn-httptools")
+async def uvicorn_httptools_server(loop, scratch):
+    return await serve_uvicorn(loop, "httptools")
+
+
+@server("uvicorn-h11")
+async def uvicorn_h11_server(loop, scratch):
+    return await serve_uvicorn(loop, "h11")
+
+
+@server("aiohttp")
+async def aiohttp_server(loop, scratch):
+    from aiohttp import web
+
+    async def hello(request):
+        return web.Response(text="Hello, world!", headers=AIOHTTP_HEADERS)
+
+    app = web.Application()
+    app.add_routes([web.get("/hello", hello)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=BACKLOG).start()
+    host, port = runner.addresses[0]
+    return runner, {"tcp": f"{host}:{port}"}
 
 
 def tcp_address(listener):

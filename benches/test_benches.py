@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import io
 import sys
 import tempfile
 import unittest
@@ -75,6 +76,12 @@ class Rows(unittest.TestCase):
         self.assertNotIn("failed", table)
         report.throughput_table(rows, labels)
         self.assertEqual(report.subject_and_baseline(["velodrome", "rustls"]), ("velodrome", "rustls"))
+
+    def test_workload_whose_packages_are_missing_is_shown_and_is_no_failure(self):
+        missing = {"round": 0, "workload": "echo", "loop": "velodrome", "cost": "cpu_us", "not_installed": ["uvicorn"]}
+        (row,) = report.rows([measured(0, "uvloop", 10), missing], LABELS)
+        self.assertEqual((row.ratio, row.errors, row.verdict), (None, 0, ""))
+        self.assertIn("not installed", report.as_text(*report.cost_table([row], LABELS)))
 
     def test_memory_has_a_table_of_its_own(self):
         found = [measured(0, loop, 10) for loop in LABELS]
@@ -199,6 +206,8 @@ class Measurements(unittest.TestCase):
         for workload in one_each.values():
             with self.subTest(workload.name):
                 result = self.bench.measure(workload, self.loop)
+                if "not_installed" in result:
+                    self.skipTest(f"{', '.join(result['not_installed'])} is not installed")
                 self.assertNotIn("error", result)
                 self.assertGreater(result["cpu_us"], 0)
                 self.assertGreater(result["operations"], 0)
@@ -210,6 +219,13 @@ class Measurements(unittest.TestCase):
         for workload in [*served.values(), self.workload("tls-handshake-resumed")]:
             with self.subTest(workload.name):
                 self.assertNotIn("error", self.bench.measure(workload, floor))
+
+    def test_workload_whose_packages_are_missing_is_not_measured(self):
+        workload = NetworkWorkload("none", "protocol", workloads.echo(64), 1, packages=("no-such-package",))
+        with contextlib.redirect_stderr(io.StringIO()) as progress:
+            (measurement,) = run.all_rounds(self.bench, [workload], [self.loop], 1)
+        self.assertEqual(measurement["not_installed"], ["no-such-package"])
+        self.assertIn("asyncio not installed", progress.getvalue())
 
     def test_micro_workload_is_measured(self):
         result = self.bench.measure(micro.WORKLOADS["call-soon-batch"], self.loop)

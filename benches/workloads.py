@@ -12,6 +12,7 @@ class NetworkWorkload:
     server: str  # a key of servers.SERVERS
     exchange: tuple  # loadgen's options: what is sent and what must come back
     connections: int
+    packages: tuple = ()  # what the server needs beside a loop
 
     cost = "cpu_us"  # the field of a measurement that says what the loop needed
 
@@ -24,6 +25,7 @@ class IdleWorkload:
     server: str
     exchange: tuple
     connections: int
+    packages = ()
 
     cost = "kib_per_connection"
 
@@ -52,6 +54,10 @@ def download(size, variety):
     return ("--download", str(size), "--variety", str(variety))
 
 
+def http(reply):
+    return ("--request", servers.HTTP_REQUEST, "--reply", reply)
+
+
 NETWORK = [
     *(
         NetworkWorkload(f"tcp-{api}-{size}-{connections}", api, echo(SIZES[size]), connections)
@@ -73,9 +79,12 @@ NETWORK = [
     # So few that what is under way fits into one socket's receive buffer: nothing is dropped.
     *(NetworkWorkload(f"udp-1k-{connections}", "udp", echo(KIB), connections) for connections in (10, 50)),
     *(NetworkWorkload(f"unix-{api}-1k-10", f"unix-{api}", echo(KIB), 10) for api in ("protocol", "streams")),
+    NetworkWorkload("http-protocol-100", "http", http(servers.HTTP_REPLY), 100),
     NetworkWorkload(
-        "http-protocol-100", "http", ("--request", servers.HTTP_REQUEST, "--reply", servers.HTTP_REPLY), 100
+        "uvicorn-httptools-100", "uvicorn-httptools", http(servers.UVICORN_REPLY), 100, ("uvicorn", "httptools")
     ),
+    NetworkWorkload("uvicorn-h11-100", "uvicorn-h11", http(servers.UVICORN_REPLY), 100, ("uvicorn", "h11")),
+    NetworkWorkload("aiohttp-100", "aiohttp", http(servers.AIOHTTP_REPLY), 100, ("aiohttp",)),
     NetworkWorkload("tcp-accept-close-10", "accept-close", ("--connect",), 10),
     NetworkWorkload("tcp-bulk-receive", "receive", UPLOAD, 1),
     NetworkWorkload("tcp-bulk-send", "send", download(*servers.DOWNLOAD), 1),
