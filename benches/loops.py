@@ -14,7 +14,7 @@ PEERS = ("aiofastnet", "blazio", "rloop", "rsloop", "zloop", "zuvloop")
 FLOORS = {"rustls": {"tls-protocol", "tls-receive"}}
 
 # What real services are made of; requirements.txt installs it.
-SERVICES = ("aiohttp", "h11", "httptools", "uvicorn")
+SERVICES = ("aiohttp", "h11", "httptools", "uvicorn", "websockets")
 
 
 def is_floor(label):

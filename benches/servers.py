@@ -5,6 +5,7 @@ SCRATCH is a folder with a certificate, for those who need one.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -401,6 +402,20 @@ async def aiohttp_server(loop, scratch):
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=BACKLOG).start()
     host, port = runner.addresses[0]
     return runner, {"tcp": f"{host}:{port}"}
+
+
+@server("websockets")
+async def websockets_server(loop, scratch):
+    from websockets.asyncio.server import serve
+    from websockets.exceptions import ConnectionClosed
+
+    async def echo(connection):
+        with contextlib.suppress(ConnectionClosed):  # the load generator just leaves
+            async for message in connection:
+                await connection.send(message)
+
+    server = await serve(echo, "127.0.0.1", 0)
+    return server, {"websocket": tcp_address(server.sockets[0])["tcp"]}
 
 
 def tcp_address(listener):

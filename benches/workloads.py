@@ -85,6 +85,7 @@ NETWORK = [
     ),
     NetworkWorkload("uvicorn-h11-100", "uvicorn-h11", http(servers.UVICORN_REPLY), 100, ("uvicorn", "h11")),
     NetworkWorkload("aiohttp-100", "aiohttp", http(servers.AIOHTTP_REPLY), 100, ("aiohttp",)),
+    NetworkWorkload("websockets-1k-100", "websockets", ("--frames", str(KIB)), 100, ("websockets",)),
     NetworkWorkload("tcp-accept-close-10", "accept-close", ("--connect",), 10),
     NetworkWorkload("tcp-bulk-receive", "receive", UPLOAD, 1),
     NetworkWorkload("tcp-bulk-send", "send", download(*servers.DOWNLOAD), 1),

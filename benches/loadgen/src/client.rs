@@ -16,12 +16,14 @@ use rustls::{ClientConfig, Connection, HandshakeKind};
 
 use crate::exchange::Exchange;
 use crate::report::Tally;
+use crate::websocket;
 
 pub enum Address {
     Tcp(SocketAddr),
     Tls(SocketAddr),
     Unix(PathBuf),
     Udp(SocketAddr),
+    WebSocket(SocketAddr),
 }
 
 /// `flush` fails with `WouldBlock` while bytes that `write` took wait for room in the socket.
@@ -458,6 +460,12 @@ fn open(address: &Address, tls: &Arc<ClientConfig>) -> io::Result<Box<dyn Stream
     // Connecting blocks, which on this machine's own loopback is shorter than a turn of the poller.
     Ok(match address {
         Address::Tcp(address) => Box::new(open_tcp(address)?),
+        Address::WebSocket(address) => {
+            let mut stream = TcpStream::connect(address)?;
+            websocket::open(&mut stream)?;
+            prepare(&stream)?;
+            Box::new(stream)
+        }
         Address::Tls(address) => Box::new(TlsStream::connect(open_tcp(address)?, tls.clone())?),
         Address::Udp(address) => {
             let socket = UdpSocket::bind((address.ip(), 0))?;
@@ -475,9 +483,13 @@ fn open(address: &Address, tls: &Arc<ClientConfig>) -> io::Result<Box<dyn Stream
 
 fn open_tcp(address: &SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_nonblocking(true)?;
+    prepare(&stream)?;
     Ok(stream)
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)
 }
 
 fn would_retry(error: &io::Error) -> bool {

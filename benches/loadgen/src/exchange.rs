@@ -1,5 +1,7 @@
 //! What one operation sends and what must come back.
 
+use crate::websocket;
+
 /// Consecutive echoes start at different offsets of one pattern, so bytes of an earlier message never pass for this one's.
 /// A prime, so that the offsets do not fall into step with buffer sizes.
 const OFFSETS: usize = 4093;
@@ -51,6 +53,16 @@ impl Exchange {
             letters.chain([b'\n']).collect::<Vec<u8>>()
         };
         Self::Prepared { pairs: (0..VARIETY).map(|start| (line(start), line(start))).collect() }
+    }
+
+    /// An echo whose messages are WebSocket's, binary ones of `size` bytes.
+    pub fn frames(size: usize) -> Self {
+        let pattern = pattern(size);
+        let pair = |start: usize| {
+            let payload = &pattern[start..][..size];
+            (websocket::frame(payload, Some(websocket::MASK)), websocket::frame(payload, None))
+        };
+        Self::Prepared { pairs: (0..VARIETY).map(pair).collect() }
     }
 
     /// Messages of `size` bytes, `count` different ones, which together are the numbers from zero, four bytes each.

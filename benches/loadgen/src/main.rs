@@ -10,6 +10,7 @@ mod client;
 mod exchange;
 mod options;
 mod report;
+mod websocket;
 
 use std::error::Error;
 use std::process::ExitCode;

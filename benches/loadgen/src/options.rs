@@ -11,16 +11,19 @@ use crate::client::{Address, Afterwards, Work};
 use crate::exchange::Exchange;
 
 pub const USAGE: &str = "\
-usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT)
-               (--echo BYTES | --lines BYTES | --request TEXT --reply TEXT | --upload BYTES |
-                --download BYTES --variety N | --connect)
+usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT |
+                --websocket ADDRESS:PORT)
+               (--echo BYTES | --lines BYTES | --frames BYTES | --request TEXT --reply TEXT |
+                --upload BYTES | --download BYTES --variety N | --connect)
                [--pipeline N | --reconnect [--resume] | --idle]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
                [--tls-version 1.2]
 
   --tls          TLS 1.3 over TCP; any certificate is accepted
+  --websocket    WebSocket over TCP, for --frames
   --echo BYTES   send that many bytes, expect them back
   --lines BYTES   ... and make them a line
+  --frames BYTES   ... and make them a binary message of WebSocket
   --request, --reply   send the one, expect exactly the other
   --upload BYTES   send one message of that many bytes after the other, each an operation; the server
                  answers for sixteen of them with the last byte
@@ -75,8 +78,10 @@ impl Options {
                 }
                 "--udp" => address = Some(Address::Udp(number(&name, value()?)?)),
                 "--unix" => address = Some(Address::Unix(PathBuf::from(value()?))),
+                "--websocket" => address = Some(Address::WebSocket(number(&name, value()?)?)),
                 "--echo" => exchange = Some(Exchange::echo(at_least_one(&name, value()?)?)),
                 "--lines" => exchange = Some(Exchange::lines(at_least_one(&name, value()?)?)),
+                "--frames" => exchange = Some(Exchange::frames(at_least_one(&name, value()?)?)),
                 "--upload" => {
                     let size = at_least_one(&name, value()?)?;
                     exchange = Some(Exchange::upload(size, UPLOAD_STRIDE));
@@ -111,7 +116,7 @@ impl Options {
             }
             _ => return Err("--download, in bytes divisible by 4, goes with --variety".into()),
         }
-        let address = address.ok_or("no address: --tcp, --tls, --unix or --udp")?;
+        let address = address.ok_or("no address: --tcp, --tls, --unix, --udp or --websocket")?;
         let exchange = exchange.ok_or("nothing to do: --echo, --request, --upload or another")?;
         if download.is_some() && !matches!(address, Address::Tcp(_) | Address::Unix(_)) {
             return Err("--download needs --tcp or --unix".into());

@@ -421,6 +421,57 @@ fn download_that_ends_by_itself_fails() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("the server closed"));
 }
 
+/// Accepts WebSocket with the header `acceptance`, then echoes messages of 1000 bytes whose bytes are `spoil`ed.
+fn echo_websocket(stream: TcpStream, acceptance: &str, spoil: fn(&mut [u8])) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut writer = stream;
+    while !reader.by_ref().lines().next().unwrap().unwrap().is_empty() {}
+    let head =
+        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n{acceptance}\r\n\r\n");
+    writer.write_all(head.as_bytes()).unwrap();
+    let mut message = [0; 8 + 1000];
+    while let Ok(()) = reader.read_exact(&mut message) {
+        let (head, payload) = message.split_at_mut(8);
+        assert_eq!(head[..4], [0x82, 0x80 | 126, 0x03, 0xe8]);
+        for (byte, mask) in payload.iter_mut().zip(head[4..].iter().cycle()) {
+            *byte ^= mask;
+        }
+        spoil(payload);
+        let answer = [&[0x82, 126, 0x03, 0xe8], &*payload].concat();
+        if writer.write_all(&answer).is_err() {
+            return;
+        }
+    }
+}
+
+const ACCEPTANCE: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+#[test]
+fn websocket_messages_are_counted() {
+    let output = generate("--websocket", &["--frames", "1000"], |stream| {
+        echo_websocket(stream, ACCEPTANCE, |_| {});
+    });
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!line.starts_with(r#"{"operations": 0"#), "{line}");
+}
+
+#[test]
+fn wrong_byte_in_a_websocket_message_fails() {
+    let output = generate("--websocket", &["--frames", "1000"], |stream| {
+        echo_websocket(stream, ACCEPTANCE, |payload| payload[999] ^= 1);
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("wrong bytes"));
+}
+
+#[test]
+fn websocket_that_is_not_accepted_fails() {
+    let output = generate("--websocket", &["--frames", "1000"], |stream| {
+        echo_websocket(stream, "Sec-WebSocket-Accept: c29tZXRoaW5nIGVsc2U=", |_| {});
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("did not accept"));
+}
+
 /// Asks for the memory of `count` idle connections to this process, which treats each as `serve` does.
 fn hold(count: usize, serve: fn(TcpStream)) -> Output {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
