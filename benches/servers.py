@@ -44,6 +44,7 @@ DOWNLOAD = 64 * 1024, 17
 SMALL_DOWNLOAD = 64, 2039
 
 RECORD = 1024  # what readexactly() awaits
+VISIT = 64  # what is said on a connection of our own making
 
 # As other servers have it: a thousand connections come at once.
 BACKLOG = 2048
@@ -143,6 +144,29 @@ def messages_of_numbers(size, count):
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
+class VisitProtocol(asyncio.Protocol):
+    """Echoes one message and closes."""
+
+    def __init__(self, loop):
+        self.ended = loop.create_future()
+        self.missing = VISIT
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.transport.write(data)
+        self.missing -= len(data)
+        if not self.missing:
+            self.transport.close()
+
+    def connection_lost(self, exc):
+        if exc:
+            self.ended.set_exception(exc)
+        else:
+            self.ended.set_result(None)
+
+
 class EchoDatagrams(asyncio.DatagramProtocol):
     def connection_made(self, transport):
         self.transport = transport
@@ -207,6 +231,16 @@ async def echo_lines(reader, writer):
         pass
     finally:
         writer.close()
+
+
+async def visit(reader, writer):
+    """Connect to the port that the load generator names, again and again, until it hangs up."""
+    loop = asyncio.get_running_loop()
+    port = int(await reader.readline())
+    while not reader.at_eof():
+        _, protocol = await loop.create_connection(lambda: VisitProtocol(loop), "127.0.0.1", port)
+        await protocol.ended
+    writer.close()
 
 
 async def echo_socket(loop, connection):
@@ -316,6 +350,11 @@ async def send_server(loop, scratch):
 async def send_small_server(loop, scratch):
     messages = messages_of_numbers(*SMALL_DOWNLOAD)
     return await serve_tcp(loop, lambda: SendProtocol(loop, messages))
+
+
+@server("connect")
+async def connect_server(loop, scratch):
+    return await serve_streams(visit)
 
 
 @server("unix-protocol")

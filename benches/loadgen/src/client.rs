@@ -16,7 +16,7 @@ use rustls::{ClientConfig, Connection, HandshakeKind};
 
 use crate::exchange::Exchange;
 use crate::report::Tally;
-use crate::websocket;
+use crate::{websocket, Peer};
 
 pub enum Address {
     Tcp(SocketAddr),
@@ -165,52 +165,6 @@ impl<'a> Client<'a> {
         };
         client.begin()?;
         Ok(client)
-    }
-
-    /// Does what the socket allows. Where that completes an operation, the next begins.
-    pub fn advance(&mut self, scratch: &mut [u8], tally: &mut Tally) -> io::Result<()> {
-        if self.waits_for_room {
-            self.send()?;
-        }
-        let complete = match self.stage {
-            Stage::Handshaking => return self.shake_hands(scratch),
-            Stage::Uploading => return self.upload(scratch, tally),
-            Stage::Downloading => return self.download(scratch, tally),
-            Stage::Draining => return self.drain(scratch),
-            Stage::Resting => return self.hear_nothing(scratch),
-            Stage::Left => return Ok(()),
-            Stage::Exchanging => match self.receive(scratch)? {
-                complete if complete == self.begun.len() && self.close()? => 0,
-                complete => complete,
-            },
-            Stage::Closing => match self.closed_by_server(scratch)? {
-                true => self.begun.len(),
-                false => 0,
-            },
-        };
-        match complete {
-            0 => Ok(()),
-            _ => self.complete(complete, tally),
-        }
-    }
-
-    /// Makes the operations under way the last; over TLS an orderly close follows.
-    pub fn leave(&mut self) -> io::Result<()> {
-        self.is_leaving = true;
-        match self.stage {
-            // There is no good moment, and a server that only receives takes it well.
-            Stage::Uploading => self.stage = Stage::Left,
-            Stage::Downloading => {
-                sys::end_output(self.stream.as_raw_fd())?;
-                self.stage = Stage::Draining;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    pub fn has_left(&self) -> bool {
-        self.stage == Stage::Left
     }
 
     /// Begins operations, as far as a new connection's handshake allows.
@@ -451,8 +405,56 @@ impl<'a> Client<'a> {
     }
 }
 
+impl Peer for Client<'_> {
+    /// Does what the socket allows. Where that completes an operation, the next begins.
+    fn advance(&mut self, scratch: &mut [u8], tally: &mut Tally) -> io::Result<()> {
+        if self.waits_for_room {
+            self.send()?;
+        }
+        let complete = match self.stage {
+            Stage::Handshaking => return self.shake_hands(scratch),
+            Stage::Uploading => return self.upload(scratch, tally),
+            Stage::Downloading => return self.download(scratch, tally),
+            Stage::Draining => return self.drain(scratch),
+            Stage::Resting => return self.hear_nothing(scratch),
+            Stage::Left => return Ok(()),
+            Stage::Exchanging => match self.receive(scratch)? {
+                complete if complete == self.begun.len() && self.close()? => 0,
+                complete => complete,
+            },
+            Stage::Closing => match self.closed_by_server(scratch)? {
+                true => self.begun.len(),
+                false => 0,
+            },
+        };
+        match complete {
+            0 => Ok(()),
+            _ => self.complete(complete, tally),
+        }
+    }
+
+    /// Makes the operations under way the last; over TLS an orderly close follows.
+    fn leave(&mut self) -> io::Result<()> {
+        self.is_leaving = true;
+        match self.stage {
+            // There is no good moment, and a server that only receives takes it well.
+            Stage::Uploading => self.stage = Stage::Left,
+            Stage::Downloading => {
+                sys::end_output(self.stream.as_raw_fd())?;
+                self.stage = Stage::Draining;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn has_left(&self) -> bool {
+        self.stage == Stage::Left
+    }
+}
+
 /// Far apart, so that an answer sent to the wrong connection is a wrong answer.
-fn first_sequence(index: usize) -> usize {
+pub fn first_sequence(index: usize) -> usize {
     index * 37
 }
 
@@ -481,17 +483,17 @@ fn open(address: &Address, tls: &Arc<ClientConfig>) -> io::Result<Box<dyn Stream
     })
 }
 
-fn open_tcp(address: &SocketAddr) -> io::Result<TcpStream> {
+pub fn open_tcp(address: &SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
     prepare(&stream)?;
     Ok(stream)
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)
 }
 
-fn would_retry(error: &io::Error) -> bool {
+pub fn would_retry(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -1,6 +1,7 @@
 //! A closed-loop load generator: N connections on one thread, each sending its next request when the last answer is complete.
 //!
-//! With `--pipeline` a connection has several requests under way, and with `--download` it only receives.
+//! With `--pipeline` a connection has several requests under way, with `--download` it only receives, and with `--invite`
+//! it is the server that connects.
 //! With `--idle` it opens connections instead, and asks how much memory the server needs for one that does nothing.
 //! It checks every byte that comes back, and reads the server's CPU clock at both ends of the measured window, so that the
 //! operations and the CPU time belong to the same stretch of time. One JSON line on standard output is the result;
@@ -8,15 +9,18 @@
 
 mod client;
 mod exchange;
+mod host;
 mod options;
 mod report;
 mod websocket;
 
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use client::Client;
+use host::Host;
 use loadgen::sys::{self, CpuClock, Epoll, EventBuffer};
 use options::{Options, Purpose};
 use report::{Footprint, Report, Tally};
@@ -61,6 +65,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// What a turn of the load generator moves on.
+trait Peer {
+    /// Does what its sockets allow, and counts the operations that this completes.
+    fn advance(&mut self, scratch: &mut [u8], tally: &mut Tally) -> io::Result<()>;
+
+    /// Makes the operations under way the last.
+    fn leave(&mut self) -> io::Result<()>;
+
+    fn has_left(&self) -> bool;
+}
+
+type Peers<'a> = Vec<Box<dyn Peer + 'a>>;
+
 fn generate_load(
     options: &Options,
     warm_up: Duration,
@@ -69,25 +86,29 @@ fn generate_load(
     let server_clock = options.server_pid.map(CpuClock::of_process).transpose()?;
     let own_clock = CpuClock::of_this_process();
     let epoll = Epoll::new()?;
-    let mut clients = (0..options.connections)
-        .map(|index| Client::connect(index, &options.work, &epoll))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut peers = Peers::new();
+    for index in 0..options.connections {
+        peers.push(match options.invites {
+            true => Box::new(Host::invite(index, &options.work, &epoll)?),
+            false => Box::new(Client::connect(index, &options.work, &epoll)?),
+        });
+    }
 
     let mut load = Load::new(&epoll);
-    load.run_for(warm_up, &mut clients, &mut Tally::default())?;
+    load.run_for(warm_up, &mut peers, &mut Tally::default())?;
 
     let server_cpu_before = server_clock.as_ref().map(CpuClock::now).transpose()?;
     let own_cpu_before = own_clock.now()?;
     let started = Instant::now();
     let mut tally = Tally { operations: 0, latencies_ns: Vec::with_capacity(1 << 20) };
-    load.run_for(window, &mut clients, &mut tally)?;
+    load.run_for(window, &mut peers, &mut tally)?;
     let elapsed = started.elapsed();
     let own_cpu = own_clock.now()? - own_cpu_before;
     let server_cpu = match (&server_clock, server_cpu_before) {
         (Some(clock), Some(before)) => Some(clock.now()? - before),
         _ => None,
     };
-    load.finish(&mut clients)?;
+    load.finish(&mut peers)?;
     Ok(Report { tally, elapsed, server_cpu, own_cpu })
 }
 
@@ -95,11 +116,11 @@ fn generate_load(
 fn hold_connections(options: &Options, server_pid: i32) -> Result<Footprint, Box<dyn Error>> {
     let epoll = Epoll::new()?;
     let mut load = Load::new(&epoll);
-    let mut clients = Vec::new();
+    let mut peers = Peers::new();
     // What the first connections cost is also what is loaded for the first time, and spare room.
-    load.hold(IDLE_WARM_UP, options, &mut clients)?;
+    load.hold(IDLE_WARM_UP, options, &mut peers)?;
     let bytes_before = sys::private_bytes(server_pid)?;
-    load.hold(options.connections, options, &mut clients)?;
+    load.hold(options.connections, options, &mut peers)?;
     let bytes_after = sys::private_bytes(server_pid)?;
     Ok(Footprint { connections: options.connections, bytes_before, bytes_after })
 }
@@ -121,28 +142,28 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Adds `count` clients and waits until each had its exchange and the server may be expected to rest.
+    /// Adds `count` connections and waits until each had its exchange and the server may be expected to rest.
     fn hold(
         &mut self,
         count: usize,
         options: &'a Options,
-        clients: &mut Vec<Client<'a>>,
+        peers: &mut Peers<'a>,
     ) -> Result<(), Box<dyn Error>> {
         for _ in 0..count {
-            clients.push(Client::connect(clients.len(), &options.work, self.epoll)?);
+            peers.push(Box::new(Client::connect(peers.len(), &options.work, self.epoll)?));
             let mut tally = Tally::default();
             while tally.operations == 0 {
-                self.turn(SILENCE_LIMIT, clients, &mut tally)?;
+                self.turn(SILENCE_LIMIT, peers, &mut tally)?;
             }
         }
-        self.run_for(SETTLING, clients, &mut Tally::default())
+        self.run_for(SETTLING, peers, &mut Tally::default())
     }
 
-    /// Keeps every client busy for `duration`; counts what was completed meanwhile.
+    /// Keeps every peer busy for `duration`; counts what was completed meanwhile.
     fn run_for(
         &mut self,
         duration: Duration,
-        clients: &mut [Client],
+        peers: &mut Peers,
         tally: &mut Tally,
     ) -> Result<(), Box<dyn Error>> {
         let end = Instant::now() + duration;
@@ -151,27 +172,27 @@ impl<'a> Load<'a> {
             if now >= end {
                 return Ok(());
             }
-            self.turn(end - now, clients, tally)?;
+            self.turn(end - now, peers, tally)?;
         }
     }
 
-    /// Lets every client end its operations, so that a server that reports broken connections has none to report.
-    fn finish(&mut self, clients: &mut [Client]) -> Result<(), Box<dyn Error>> {
-        for client in clients.iter_mut() {
-            client.leave()?;
+    /// Lets every peer end its operations, so that a server that reports broken connections has none to report.
+    fn finish(&mut self, peers: &mut Peers) -> Result<(), Box<dyn Error>> {
+        for peer in peers.iter_mut() {
+            peer.leave()?;
         }
         let deadline = Instant::now() + FAREWELL_LIMIT;
-        while Instant::now() < deadline && !clients.iter().all(Client::has_left) {
-            self.turn(FAREWELL_LIMIT, clients, &mut Tally::default())?;
+        while Instant::now() < deadline && !peers.iter().all(|peer| peer.has_left()) {
+            self.turn(FAREWELL_LIMIT, peers, &mut Tally::default())?;
         }
         Ok(())
     }
 
-    /// Waits once, no longer than `longest`, and lets the clients do what they can.
+    /// Waits once, no longer than `longest`, and lets the peers do what they can.
     fn turn(
         &mut self,
         longest: Duration,
-        clients: &mut [Client],
+        peers: &mut Peers,
         tally: &mut Tally,
     ) -> Result<(), Box<dyn Error>> {
         if self.last_completion.elapsed() > SILENCE_LIMIT {
@@ -181,7 +202,7 @@ impl<'a> Load<'a> {
         let timeout_ms = (longest.as_millis() as i32 + 1).min(1000);
         for index in self.epoll.wait(&mut self.ready, timeout_ms)? {
             let before = tally.operations;
-            clients[index].advance(&mut self.scratch, tally)?;
+            peers[index].advance(&mut self.scratch, tally)?;
             if tally.operations > before {
                 self.last_completion = Instant::now();
             }

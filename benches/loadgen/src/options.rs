@@ -15,7 +15,7 @@ usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp AD
                 --websocket ADDRESS:PORT)
                (--echo BYTES | --lines BYTES | --frames BYTES | --request TEXT --reply TEXT |
                 --upload BYTES | --download BYTES --variety N | --connect)
-               [--pipeline N | --reconnect [--resume] | --idle]
+               [--pipeline N | --reconnect [--resume] | --idle | --invite]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
                [--tls-version 1.2]
 
@@ -36,6 +36,8 @@ usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp AD
   --resume       ... with a handshake that resumes the session of the one before
   --idle         open connections one after the other, keep each after one exchange, and report the
                  server's memory before and after; --server-pid tells whose
+  --invite       send the number of a port as a line on each connection; the server connects to it
+                 for one exchange, which it ends, and does so again until our end, which it answers
   --server-pid   report this process's CPU time over the window";
 
 /// So many that the answers cost the server next to nothing.
@@ -45,6 +47,7 @@ pub struct Options {
     pub work: Work,
     pub connections: usize,
     pub server_pid: Option<i32>,
+    pub invites: bool,
     pub purpose: Purpose,
 }
 
@@ -59,7 +62,7 @@ impl Options {
         let (mut request, mut reply) = (None, None);
         let (mut download, mut variety) = (None, None);
         let mut tls_version = tls::NEWEST;
-        let (mut reconnect, mut resume, mut idle) = (false, false, false);
+        let (mut reconnect, mut resume, mut idle, mut invites) = (false, false, false, false);
         let mut connections = 1;
         let mut depth = 1;
         let mut warm_up = Duration::from_millis(100);
@@ -94,6 +97,7 @@ impl Options {
                 "--reconnect" => reconnect = true,
                 "--resume" => resume = true,
                 "--idle" => idle = true,
+                "--invite" => invites = true,
                 "--pipeline" => depth = at_least_one(&name, value()?)?,
                 "--connections" => connections = at_least_one(&name, value()?)?,
                 "--warm-up-ms" => warm_up = Duration::from_millis(number(&name, value()?)?),
@@ -121,11 +125,14 @@ impl Options {
         if download.is_some() && !matches!(address, Address::Tcp(_) | Address::Unix(_)) {
             return Err("--download needs --tcp or --unix".into());
         }
-        if (depth > 1) as u8 + reconnect as u8 + idle as u8 > 1 {
-            return Err("--pipeline, --reconnect and --idle do not go together".into());
+        if invites && !matches!(address, Address::Tcp(_)) {
+            return Err("--invite needs --tcp".into());
+        }
+        if (depth > 1) as u8 + invites as u8 + reconnect as u8 + idle as u8 > 1 {
+            return Err("--pipeline, --reconnect, --idle and --invite do not go together".into());
         }
         let afterwards = match (reconnect, resume, idle) {
-            _ if (reconnect || idle || depth > 1) && !exchange.ends_with_an_answer() => {
+            _ if (reconnect || idle || invites || depth > 1) && !exchange.ends_with_an_answer() => {
                 return Err("only an exchange with an answer can do that".into());
             }
             (false, false, false) => Afterwards::NextExchange,
@@ -143,7 +150,7 @@ impl Options {
             _ => Purpose::Load { warm_up, window },
         };
         let work = Work { address, tls_version, exchange, depth, afterwards };
-        Ok(Self { work, connections, server_pid, purpose })
+        Ok(Self { work, connections, server_pid, invites, purpose })
     }
 }
 

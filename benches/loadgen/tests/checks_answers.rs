@@ -472,6 +472,65 @@ fn websocket_that_is_not_accepted_fails() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("did not accept"));
 }
 
+/// Follows an invitation: connects for an echo of 64 bytes, `spoil`ed, again and again until the generator has enough.
+fn visit(mut invitation: TcpStream, spoil: impl Fn(usize, &mut Vec<u8>)) {
+    let mut port = String::new();
+    BufReader::new(invitation.try_clone().unwrap()).read_line(&mut port).unwrap();
+    invitation.set_nonblocking(true).unwrap();
+    for visit in 0.. {
+        if invitation.read(&mut [0]).is_ok_and(|count| count == 0) {
+            return;
+        }
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port.trim().parse().unwrap())) else {
+            return;
+        };
+        let mut bytes = vec![0; 64];
+        if stream.read_exact(&mut bytes).is_err() {
+            return;
+        }
+        spoil(visit, &mut bytes);
+        stream.write_all(&bytes).unwrap();
+    }
+}
+
+#[test]
+fn connections_of_the_server_are_counted() {
+    let (sender, receiver) = mpsc::channel();
+    let output = run(&["--echo", "64", "--invite"], move |stream| {
+        visit(stream, |_, _| {});
+        sender.send(()).unwrap();
+    });
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!line.starts_with(r#"{"operations": 0"#), "{line}");
+    receiver.recv().unwrap();
+}
+
+#[test]
+fn wrong_bytes_from_a_connection_of_the_server_fail() {
+    let spoils: [fn(&mut Vec<u8>); 3] =
+        [|bytes| bytes[63] ^= 1, |bytes| bytes.truncate(63), |bytes| bytes.push(0)];
+    let complaints = ["wrong bytes", "the server closed", "more bytes"];
+    for (spoil, complaint) in spoils.into_iter().zip(complaints) {
+        let output = run(&["--echo", "64", "--invite", "--window-ms", "10000"], move |stream| {
+            visit(stream, |visit, bytes| {
+                if visit == 3 {
+                    spoil(bytes);
+                }
+            });
+        });
+        assert!(String::from_utf8_lossy(&output.stderr).contains(complaint));
+    }
+}
+
+#[test]
+fn server_that_declines_an_invitation_fails() {
+    let output = run(&["--echo", "64", "--invite"], |stream| {
+        BufReader::new(stream).read_line(&mut String::new()).unwrap();
+    });
+    assert!(String::from_utf8_lossy(&output.stderr).contains("does not want"));
+}
+
 /// Asks for the memory of `count` idle connections to this process, which treats each as `serve` does.
 fn hold(count: usize, serve: fn(TcpStream)) -> Output {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
