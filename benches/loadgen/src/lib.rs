@@ -1,4 +1,5 @@
-//! What the load generator and the server in Rust share: epoll, CPU clocks and TLS.
+//! What the load generator and the servers in Rust share: epoll, CPU clocks, TLS and serving.
 
+pub mod server;
 pub mod sys;
 pub mod tls;
