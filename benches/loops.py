@@ -10,8 +10,11 @@ NAMES = ("asyncio", "uvloop", "velodrome")
 PEERS = ("aiofastnet", "blazio", "rloop", "rsloop", "zloop", "zuvloop")
 
 # Not loops but servers without Python, measured like one: what the workload costs at the least. Each has some of the
-# servers of servers.py; loadgen/src/bin/rustls-server.rs is this one.
-FLOORS = {"rustls": {"tls-protocol", "tls-receive"}}
+# servers of servers.py, in loadgen/src/bin/NAME-server.rs.
+FLOORS = {
+    "epoll": {"protocol"},
+    "rustls": {"tls-protocol", "tls-receive"},
+}
 
 # What real services are made of; requirements.txt installs it.
 SERVICES = ("aiohttp", "h11", "httptools", "uvicorn", "websockets")

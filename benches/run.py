@@ -31,8 +31,8 @@ import workloads
 
 HERE = Path(__file__).resolve().parent
 CRATE = HERE / "loadgen"
-LOADGEN = CRATE / "target" / "release" / "loadgen"
-FLOOR_SERVER = CRATE / "target" / "release" / "rustls-server"
+PROGRAMS = CRATE / "target" / "release"
+LOADGEN = PROGRAMS / "loadgen"
 
 # A measurement is called disturbed when others used more than this share of one of its cores meanwhile.
 DISTURBED = 0.05
@@ -108,7 +108,7 @@ class FloorUnderTest:
     name: str  # a key of loops.FLOORS
 
     def server_command(self, workload, scratch):
-        return [FLOOR_SERVER, workload.server, scratch]
+        return [PROGRAMS / f"{self.name}-server", workload.server, scratch]
 
     def takes(self, workload):
         return is_networked(workload) and workload.server in loops.FLOORS[self.name]
@@ -118,9 +118,10 @@ class FloorUnderTest:
 
     @property
     def versions(self):
+        """Of the crate of this name; if there is none, the kernel is all there is."""
         locked = tomllib.loads((CRATE / "Cargo.lock").read_text())["package"]
-        (version,) = (package["version"] for package in locked if package["name"] == self.name)
-        return {"loop": version, "services": {}}
+        found = {package["name"]: package["version"] for package in locked}
+        return {"loop": found.get(self.name, platform.release()), "services": {}}
 
 
 def is_networked(workload):
