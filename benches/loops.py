@@ -13,6 +13,7 @@ PEERS = ("aiofastnet", "blazio", "rloop", "rsloop", "zloop", "zuvloop")
 # servers of servers.py, in loadgen/src/bin/NAME-server.rs.
 FLOORS = {
     "epoll": {"protocol"},
+    "io-uring": {"protocol"},
     "rustls": {"tls-protocol", "tls-receive"},
 }
 

@@ -221,7 +221,10 @@ class Measurements(unittest.TestCase):
             self.assertEqual(served.keys(), loops.FLOORS[floor.name])
             for workload in [*served.values(), *filter(floor.takes, others)]:
                 with self.subTest(workload.name, floor=floor.name):
-                    self.assertNotIn("error", self.bench.measure(workload, floor))
+                    result = self.bench.measure(workload, floor)
+                    if "io_uring" in result.get("error", ""):
+                        self.skipTest(result["error"])
+                    self.assertNotIn("error", result)
 
     def test_workload_whose_packages_are_missing_is_not_measured(self):
         workload = NetworkWorkload("none", "protocol", workloads.echo(64), 1, packages=("no-such-package",))
