@@ -9,6 +9,12 @@ NAMES = ("asyncio", "uvloop", "velodrome")
 # Measured when asked for by name; requirements-peers.txt installs them.
 PEERS = ("aiofastnet", "blazio", "rloop", "rsloop", "zloop", "zuvloop")
 
+# A loop in a process with settings of its own: whose it is, and what its environment has beside the usual. By itself
+# glibc gives large blocks back to the kernel when they are freed, and asyncio reads into one each time.
+VARIANTS = {
+    "asyncio-malloc": ("asyncio", ["MALLOC_TRIM_THRESHOLD_=100000000", "MALLOC_MMAP_THRESHOLD_=100000000"]),
+}
+
 # Not loops but servers without Python, measured like one: what the workload costs at the least. Each has some of the
 # servers of servers.py, in loadgen/src/bin/NAME-server.rs.
 FLOORS = {

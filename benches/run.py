@@ -69,10 +69,11 @@ class LoopUnderTest:
     label: str  # unique in this run
     name: str  # which package
     python: str  # which interpreter has it
+    settings: list  # what its processes find in their environment beside the usual
 
     def command(self, script, *arguments):
         # Warnings are silenced because any other output on standard error fails the measurement.
-        return [self.python, "-W", "ignore", str(HERE / script), self.name, *arguments]
+        return ["env", *self.settings, self.python, "-W", "ignore", str(HERE / script), self.name, *arguments]
 
     def server_command(self, workload, scratch):
         return self.command("servers.py", workload.server, scratch)
@@ -134,14 +135,16 @@ def parse_loops(text):
     found = []
     for item in text.split(","):
         name, _, python = item.partition("@")
-        earlier = sum(loop.name == name for loop in found)
+        earlier = sum(loop.label.partition("#")[0] == name for loop in found)
         label = f"{name}#{earlier + 1}" if earlier else name
         if name in loops.FLOORS and not python:
             found.append(FloorUnderTest(label, name))
-        elif name in loops.NAMES + loops.PEERS:
-            found.append(LoopUnderTest(label, name, python or sys.executable))
+            continue
+        package, settings = loops.VARIANTS.get(name, (name, []))
+        if package in loops.NAMES + loops.PEERS:
+            found.append(LoopUnderTest(label, package, python or sys.executable, settings))
         else:
-            known = ", ".join([*loops.NAMES, *loops.PEERS, *loops.FLOORS])
+            known = ", ".join([*loops.NAMES, *loops.VARIANTS, *loops.PEERS, *loops.FLOORS])
             raise argparse.ArgumentTypeError(f"no such loop: {item}; there are {known}")
     return found
 

@@ -288,6 +288,13 @@ class LoopNames(unittest.TestCase):
         self.assertEqual([loop.label for loop in found], ["uvloop", "velodrome", "velodrome#2"])
         self.assertEqual([loop.python for loop in found], [sys.executable, "/other/python", sys.executable])
 
+    def test_loop_with_settings_is_its_package_under_another_name(self):
+        plain, with_settings = run.parse_loops("asyncio,asyncio-malloc@/other/python")
+        self.assertEqual([plain.label, with_settings.label], ["asyncio", "asyncio-malloc"])
+        self.assertEqual((with_settings.name, with_settings.python), ("asyncio", "/other/python"))
+        self.assertIn("MALLOC_TRIM_THRESHOLD_=100000000", with_settings.command("servers.py"))
+        self.assertEqual(plain.settings, [])
+
     def test_peer_is_known_by_its_name(self):
         (found,) = run.parse_loops("blazio@/peers/python")
         self.assertEqual((found.label, found.python), ("blazio", "/peers/python"))
