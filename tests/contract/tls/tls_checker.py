@@ -172,3 +172,14 @@ async def connect_tls(loop, kind, protocol, certificates, receive_buffer=None, *
     connecting = loop.create_connection(lambda: protocol, sock=one, ssl=ours, **names, **options)
     (transport, _), _ = await asyncio.gather(connecting, peer.handshake())
     return transport, protocol, peer
+
+
+async def receive_all_there_is(peer):
+    """What comes before the end, whether or not that is announced, and whether it was."""
+    data = bytearray()
+    try:
+        while chunk := await peer.receive():
+            data += chunk
+    except (ssl.SSLEOFError, ConnectionResetError):
+        return bytes(data), False
+    return bytes(data), True
