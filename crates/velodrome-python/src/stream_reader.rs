@@ -1,17 +1,17 @@
 //! What `asyncio.StreamReaderProtocol.data_received` does, without its four Python frames and
 //! without a `bytes` in between.
 //!
-//! Only for exactly asyncio's classes, with exactly their methods: a subclass, a method that was
-//! replaced, on the class or on the object, or an attribute that is not what it should be means
-//! that the method is called as ever.
+//! Only for exactly asyncio's classes and their own `data_received` and `feed_data`: a subclass, one
+//! of the two that was replaced, on the class or on the object, before the first loop or later, or
+//! an attribute that is not what it should be means that the method is called as ever.
 
 use pyo3::{
     exceptions::PyNotImplementedError,
     ffi, intern,
     prelude::*,
     types::{
-        PyBool, PyByteArray, PyByteArrayMethods, PyString, PyType, PyWeakrefMethods,
-        PyWeakrefReference,
+        PyBool, PyByteArray, PyByteArrayMethods, PyFunction, PyModule, PyString, PyType,
+        PyWeakrefMethods, PyWeakrefReference,
     },
 };
 
@@ -25,8 +25,9 @@ unsafe extern "C" {
 pub struct StreamReaders {
     protocol_class: Py<PyType>,
     reader_class: Py<PyType>,
-    data_received: Py<PyAny>,
-    feed_data: Py<PyAny>,
+    /// `None` if the class did not have its own when we came: then nobody is fed without a call.
+    data_received: Option<Py<PyAny>>,
+    feed_data: Option<Py<PyAny>>,
 }
 
 /// Who was fed, and is to be told.
@@ -38,8 +39,8 @@ impl StreamReaders {
         let protocol_class = streams.getattr("StreamReaderProtocol")?.cast_into::<PyType>()?;
         let reader_class = streams.getattr("StreamReader")?.cast_into::<PyType>()?;
         Ok(StreamReaders {
-            data_received: protocol_class.getattr("data_received")?.unbind(),
-            feed_data: reader_class.getattr("feed_data")?.unbind(),
+            data_received: own_method(&streams, &protocol_class, "data_received")?,
+            feed_data: own_method(&streams, &reader_class, "feed_data")?,
             protocol_class: protocol_class.unbind(),
             reader_class: reader_class.unbind(),
         })
@@ -123,13 +124,31 @@ fn pause(reader: &Bound<'_, PyAny>, buffered: usize, limit: &Bound<'_, PyAny>) -
     }
 }
 
+/// The method of a class of the module, if it is what the module's source says: whoever wraps it
+/// may copy its name, but not where its code is from.
+fn own_method(
+    module: &Bound<'_, PyModule>,
+    class: &Bound<'_, PyType>,
+    name: &str,
+) -> PyResult<Option<Py<PyAny>>> {
+    let found = class.getattr(name)?;
+    if found.cast_exact::<PyFunction>().is_err() {
+        return Ok(None);
+    }
+    let code_name = found.getattr("__code__")?.getattr("co_qualname")?;
+    let is_own = found.getattr("__globals__")?.is(module.dict())
+        && code_name.eq(format!("{}.{name}", class.name()?))?;
+    Ok(is_own.then(|| found.unbind()))
+}
+
 /// Whether `object.name` is the method that `function` makes.
 #[inline]
 fn is_method(
     object: &Bound<'_, PyAny>,
     name: &Bound<'_, PyString>,
-    function: &Py<PyAny>,
+    function: &Option<Py<PyAny>>,
 ) -> PyResult<bool> {
+    let Some(function) = function else { return Ok(false) };
     let found = object.getattr(name)?;
     // SAFETY: a live object; the function, which is borrowed from it, is only asked of what is
     // exactly a method.
