@@ -5,6 +5,7 @@ import socket
 
 import pytest
 from checker import Recorder, receive_exactly
+from support import run_child
 
 
 class Shouting(socket.socket):
@@ -117,3 +118,36 @@ async def test_a_datagram_endpoint_receives_and_sends_by_the_sockets_methods(loo
         assert await loop.sock_recv(peer, 10) == b"ANSWER"
         transport.close()
         await protocol.lost
+
+
+def test_a_class_of_sockets_that_was_replaced_before_the_first_loop_has_its_own_way(loop_name):
+    code = """
+        import asyncio, socket
+
+        class Socket(socket.socket):
+            def recv(self, *arguments):
+                return super().recv(*arguments).upper()
+
+        socket.socket = Socket
+        loop = new_event_loop()
+
+        async def main():
+            one, other = socket.socketpair()
+            with one, other:
+                one = Socket(fileno=one.detach())
+                with one:
+                    one.setblocking(False)
+                    other.send(b"abc")
+                    print(await loop.sock_recv(one, 10))
+
+        loop.run_until_complete(main())
+        loop.close()
+    """
+    assert run_child(loop_name, code).stdout == "b'ABC'\n"
+
+
+async def test_a_method_that_was_put_on_pythons_class_is_called(loop, socket_pair, monkeypatch):
+    one, other = socket_pair
+    monkeypatch.setattr(socket.socket, "recv", lambda self, count: socket.SocketType.recv(self, count).upper())
+    other.send(b"abc")
+    assert await loop.sock_recv(one, 10) == b"ABC"

@@ -28,6 +28,8 @@ pub struct Imports {
     pub main_thread: Py<PyAny>,
     pub set_wakeup_fd: Py<PyAny>,
     pub socket: Py<PyAny>,
+    /// `_socket.socket`, which nobody replaces.
+    pub c_socket: Py<PyAny>,
     pub transport_socket: Py<PyAny>,
     pub warn: Py<PyAny>,
     /// `asyncio.Server._attach` and `_detach` take the transport (3.13 and later).
@@ -76,6 +78,7 @@ impl Imports {
             main_thread: py.import("threading")?.getattr("main_thread")?.unbind(),
             set_wakeup_fd: py.import("signal")?.getattr("set_wakeup_fd")?.unbind(),
             socket: py.import("socket")?.getattr("socket")?.unbind(),
+            c_socket: py.import("_socket")?.getattr("socket")?.unbind(),
             transport_socket: py.import("asyncio.trsock")?.getattr("TransportSocket")?.unbind(),
             warn: py.import("warnings")?.getattr("warn")?.unbind(),
             server_takes_transport: py.version_info() >= (3, 13),

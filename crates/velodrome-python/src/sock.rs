@@ -178,6 +178,7 @@ impl SockWaiters {
     ) -> PyResult<Option<Bound<'py, Self>>> {
         let py = event_loop.py();
         let model = event_loop.get().model(py)?;
+        let reference = PyWeakrefReference::new(socket)?.unbind();
         let (readers, writers) = match model.reactor().source(fd) {
             Some(Source::Sock(waiters)) => {
                 // Another object with this number. Who waits goes on, or hears that its own is
@@ -188,7 +189,6 @@ impl SockWaiters {
             None => Default::default(),
             Some(_) => return Ok(None),
         };
-        let reference = PyWeakrefReference::new(socket)?.unbind();
         let waiters = Bound::new(
             py,
             SockWaiters(GilBound::new(Inner {
@@ -350,12 +350,11 @@ fn number_of(socket: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     if fd < 0 { Err(os_error(Error::BADF)) } else { Ok(fd) }
 }
 
-/// Whether a method is what Python's socket class has, and not what a subclass has put there.
+/// Whether a method is that of the sockets of C, and not what a class in Python has put there.
 fn is_original(socket: &Bound<'_, PyAny>, method: &Bound<'_, PyString>) -> PyResult<bool> {
-    let original = loaded(socket.py()).socket.bind(socket.py());
-    let class = socket.get_type();
-    Ok(class.is(original)
-        || (class.is_subclass(original)? && class.getattr(method)?.is(original.getattr(method)?)))
+    let original = loaded(socket.py()).c_socket.bind(socket.py());
+    let found = socket.get_type().getattr_opt(method)?;
+    Ok(found.is_some_and(|found| original.getattr(method).is_ok_and(|method| found.is(&method))))
 }
 
 /// Does it now, or returns the future of it; `NotImplemented` if the number has to be shared with
