@@ -8,7 +8,16 @@ import sys
 from . import _native
 from ._resolver import Resolver
 
-_getaddrinfo = socket.getaddrinfo
+
+def _getaddrinfo_of_python():
+    """`socket.getaddrinfo`, unless somebody has replaced it before us."""
+    found = socket.getaddrinfo
+    code = getattr(found, "__code__", None)
+    is_own = getattr(found, "__globals__", None) is vars(socket) and code.co_name == "getaddrinfo"
+    return found if is_own else None
+
+
+_getaddrinfo = _getaddrinfo_of_python()
 _NUMBERS = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
@@ -25,8 +34,13 @@ def _is_address(host):
     return False
 
 
-def _answer(host, port, family, type, proto):
+def _answer(host, port, family, type, proto, flags):
     """What `socket.getaddrinfo` returns for the commonest numbers, without asking it; else None."""
+    for number in (family, type, proto, flags):
+        if not isinstance(number, int):
+            return None
+    if flags:
+        return None
     if type == socket.SOCK_STREAM:
         kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
     elif type == socket.SOCK_DGRAM:
@@ -67,8 +81,7 @@ class NameMethods:
             function = self._getaddrinfo_debug
         elif (
             function is _getaddrinfo
-            and not flags
-            and (answer := _answer(host, port, family, type, proto)) is not None
+            and (answer := _answer(host, port, family, type, proto, flags)) is not None
         ):
             return answer
         elif (host is None or _is_address(host)) and _is_number(port):

@@ -215,6 +215,17 @@ async def test_getaddrinfo_refuses_nonsense(loop, options):
         await loop.getaddrinfo(1.5, 80, **options)
 
 
+@pytest.mark.parametrize("nonsense", [None, 1.0, "1", b""])
+@pytest.mark.parametrize("name", ["family", "type", "proto", "flags"])
+async def test_getaddrinfo_takes_whole_numbers_only(loop, name, nonsense):
+    options = {"type": socket.SOCK_STREAM, name: nonsense}
+    with pytest.raises(TypeError) as expected:
+        socket.getaddrinfo("127.0.0.1", 80, **options)
+    with pytest.raises(TypeError) as caught:
+        await loop.getaddrinfo("127.0.0.1", 80, **options)
+    assert str(caught.value) == str(expected.value)
+
+
 @pytest.mark.parametrize("address", [("127.0.0.1", 80), ("::1", 80, 0, 0)])
 async def test_getnameinfo_answers_as_the_socket_module_does(loop, address):
     for flags in (socket.NI_NUMERICHOST | socket.NI_NUMERICSERV, socket.NI_NUMERICHOST):

@@ -2,9 +2,12 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
+from support import child_environment
 
 NUMBERS = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
@@ -79,3 +82,26 @@ def test_nonsense_is_refused_as_the_socket_module_does(loop, arguments):
     with pytest.raises(TypeError) as caught:
         loop.run_until_complete(loop.getnameinfo(*arguments))
     assert caught.value.args == expected.value.args
+
+
+def test_a_function_that_was_replaced_before_the_import_is_asked():
+    program = """
+import asyncio, functools, socket
+original = socket.getaddrinfo
+
+@functools.wraps(original)
+def getaddrinfo(*arguments):
+    print("asked")
+    return original(*arguments)
+
+socket.getaddrinfo = getaddrinfo
+
+import velodrome
+
+async def main():
+    await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+
+velodrome.run(main())
+"""
+    child = subprocess.run([sys.executable, "-c", program], env=child_environment(), capture_output=True, text=True)
+    assert (child.stdout, child.stderr, child.returncode) == ("asked\n", "", 0)
