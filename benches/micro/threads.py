@@ -6,6 +6,14 @@ import threading
 from .workload import expect, workload
 
 
+def run_beside(loop, function):
+    """Run the loop until it is stopped, and from its start on `function` in a thread."""
+    thread = threading.Thread(target=function)
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join()
+
+
 @workload(chunk=20_000, repeatable=False)
 def call_soon_threadsafe_flood(loop, operations):
     """Another thread posts callbacks as fast as it can."""
@@ -21,10 +29,7 @@ def call_soon_threadsafe_flood(loop, operations):
         for _ in range(operations):
             loop.call_soon_threadsafe(callback)
 
-    thread = threading.Thread(target=post)
-    loop.call_soon(thread.start)
-    loop.run_forever()
-    thread.join()
+    run_beside(loop, post)
     expect(done, operations)
 
 
@@ -46,10 +51,7 @@ def call_soon_threadsafe_ping_pong(loop, operations):
             turn.acquire()
         loop.call_soon_threadsafe(loop.stop)
 
-    thread = threading.Thread(target=post)
-    loop.call_soon(thread.start)
-    loop.run_forever()
-    thread.join()
+    run_beside(loop, post)
     expect(done, operations)
 
 
