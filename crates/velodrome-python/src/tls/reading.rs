@@ -68,10 +68,7 @@ impl TlsTransport {
     }
 
     #[inline]
-    pub(super) fn read_and_write(
-        slf: &Bound<'_, Self>,
-        plaintext: Option<Plaintext>,
-    ) -> PyResult<()> {
+    fn read_and_write(slf: &Bound<'_, Self>, plaintext: Option<Plaintext>) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
         if !inner.reading_paused.get() && slf.get().may_enter_engine(py) {
@@ -95,10 +92,7 @@ impl TlsTransport {
     }
 
     #[inline]
-    pub(super) fn deliver(
-        slf: &Bound<'_, Self>,
-        Plaintext { data, end }: Plaintext,
-    ) -> PyResult<()> {
+    fn deliver(slf: &Bound<'_, Self>, Plaintext { data, end }: Plaintext) -> PyResult<()> {
         let py = slf.py();
         slf.get().note_end(py, &end);
         if let Some(data) = data {
@@ -122,7 +116,7 @@ impl TlsTransport {
         Self::call_protocol(slf, intern!(py, "data_received"), [data.as_ptr()]).map(drop)
     }
 
-    pub(super) fn read_buffered(slf: &Bound<'_, Self>) -> PyResult<()> {
+    fn read_buffered(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = Self::inner_of(slf);
         let engine = slf.get().engine(py)?;

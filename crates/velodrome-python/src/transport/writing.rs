@@ -49,7 +49,7 @@ impl StreamTransport {
     }
 
     #[inline]
-    pub(super) fn write_bytes(
+    fn write_bytes(
         slf: &Bound<'_, Self>,
         inner: &Inner,
         data: &[u8],
@@ -131,7 +131,7 @@ impl StreamTransport {
         Self::drained(slf)
     }
 
-    pub(super) fn drained(slf: &Bound<'_, Self>) -> PyResult<()> {
+    fn drained(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = slf.get().inner(py);
         let unsent_bytes = inner.stream.unsent_bytes();
