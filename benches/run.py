@@ -39,7 +39,7 @@ DISTURBED = 0.05
 
 DESCRIPTORS = 4096  # what a process may open at least; 1024 is a common limit
 
-START_LIMIT = 20  # seconds; a server that has not printed its address by then hangs
+ANSWER_LIMIT = 20  # seconds; a server that has not printed its address by then hangs
 
 
 @dataclass(frozen=True)
@@ -227,26 +227,30 @@ class Bench:
         return json.loads(self.output_of(command, self.server_core, timeout=60 + 10 * self.plan.micro))
 
     def network(self, workload, loop):
-        """Start the server, let the load generator have at it, end the server."""
-        command = loop.server_command(workload, self.scratch)
-        server, complaints = self.start(command, self.server_core)
-        try:
-            address = self.address(server, complaints)
+        """Let the load generator have at a server."""
+        with self.serving(loop.server_command(workload, self.scratch), self.server_core) as (server, address):
             load = json.loads(self.output_of(self.load_command(workload, address, server.pid), self.load_core))
+        return self.memory(load) if isinstance(workload, workloads.IdleWorkload) else self.cpu(load)
+
+    @contextlib.contextmanager
+    def serving(self, command, core):
+        """A server process and its address, until the block ends."""
+        server, complaints = self.start(command, core)
+        try:
+            yield server, self.line_of(server)
             if server.poll() is not None or said(complaints):
-                raise Failed(f"server: {said(complaints) or f'ended with status {server.returncode}'}")
+                raise Failed(f"server: ended with status {server.returncode}")
         except Failed as failure:
             # The generator only sees a connection fail; what the server said is the reason.
             raise Failed(said(complaints) or str(failure)) from None
         finally:
             server.kill()
-            with self.charging(self.server_core):
+            with self.charging(core):
                 server.wait()
             server.stdout.close()
             complaints.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self.scratch, "server.sock"))
-        return self.memory(load) if isinstance(workload, workloads.IdleWorkload) else self.cpu(load)
 
     def memory(self, load):
         grown = load["server_bytes_after"] - load["server_bytes_before"]
@@ -278,13 +282,14 @@ class Bench:
             options.append("--idle")
         return [LOADGEN, f"--{family}", where, *workload.exchange, *options]
 
-    def address(self, server, complaints):
-        ready, _, _ = select.select([server.stdout], [], [], START_LIMIT)
+    def line_of(self, server):
+        """The next line of JSON that the server prints."""
+        ready, _, _ = select.select([server.stdout], [], [], ANSWER_LIMIT)
         if not ready:
-            raise Failed(f"server did not start within {START_LIMIT} s")
+            raise Failed(f"server said nothing for {ANSWER_LIMIT} s")
         line = server.stdout.readline()
         if not line:
-            raise Failed(f"server did not start: {said(complaints)}")
+            raise Failed("server ended before it was asked to")
         return json.loads(line)
 
     def start(self, command, core):
