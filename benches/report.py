@@ -8,6 +8,9 @@ from loops import is_floor
 # What the tables compare: the field of a measurement, and how its unit is written.
 UNITS = {"cpu_us": "µs/op", "kib_per_connection": "KiB/connection"}
 
+# A measurement is called disturbed when others used more than this share of one of its cores meanwhile.
+DISTURBED = 0.05
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -224,3 +227,45 @@ def conclusion(rows, labels):
     if failed:
         sentences.append(f"{failed} measurements FAILED.")
     return " ".join(sentences)
+
+
+def description(header):
+    versions = ", ".join(
+        f"{label} {found['loop']}" + (f" (Python {found['python']})" if "python" in found else "")
+        for label, found in header["loops"].items()
+    )
+    installed = [found["services"].items() for found in header["loops"].values()]
+    services = {f"{name} {version}" for items in installed for name, version in items}
+    plan, host = header["plan"], header["machine"]
+    return [
+        f"{header['date']}: {versions}",
+        f"services: {', '.join(sorted(services)) or 'not installed'}",
+        f"{host['processor']}, {host['cores']} cores, {host['architecture']}, {host['kernel']};"
+        f" server on core {header['server_core']}, load on core {header['load_core']}",
+        f"{plan['rounds']} rounds of {plan['window']:g} s (micro {plan['micro']:g} s);"
+        " µs of CPU per operation or KiB of memory per connection, median over the rounds ± half the range",
+    ]
+
+
+def noise(measurements):
+    shares = [m["foreign_share"] for m in measurements if "foreign_share" in m]
+    disturbed = sum(share > DISTURBED for share in shares)
+    return (
+        f"{disturbed} of {len(shares)} measurements were disturbed:"
+        f" others used more than {DISTURBED:.0%} of one of its cores meanwhile."
+    )
+
+
+def failures(measurements):
+    texts = [f"{m['workload']} on {m['loop']}: {m['error']}" for m in measurements if "error" in m]
+    return list(dict.fromkeys(texts))
+
+
+def markdown(header, rows, labels, measurements):
+    parts = [
+        "\n".join(f"- {line}" for line in description(header)),
+        *(as_markdown(*table) for table in tables(rows, labels)),
+        "\n".join(f"- FAILED {failure}" for failure in failures(measurements)),
+        f"{conclusion(rows, labels)} {noise(measurements)}".strip(),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -34,9 +34,6 @@ CRATE = HERE / "loadgen"
 PROGRAMS = CRATE / "target" / "release"
 LOADGEN = PROGRAMS / "loadgen"
 
-# A measurement is called disturbed when others used more than this share of one of its cores meanwhile.
-DISTURBED = 0.05
-
 DESCRIPTORS = 4096  # what a process may open at least; 1024 is a common limit
 
 ANSWER_LIMIT = 20  # seconds; a server that has not printed its address by then hangs
@@ -414,7 +411,7 @@ def main():
             write_line(lines, {"kind": "summary", **summary(row)})
     print_report(header, rows, labels, measurements)
     if options.markdown:
-        options.markdown.write_text(markdown(header, rows, labels, measurements))
+        options.markdown.write_text(report.markdown(header, rows, labels, measurements))
     return 130 if interrupted else 1 if any(row.errors for row in rows) else 0
 
 
@@ -507,55 +504,13 @@ def progress(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def description(header):
-    versions = ", ".join(
-        f"{label} {found['loop']}" + (f" (Python {found['python']})" if "python" in found else "")
-        for label, found in header["loops"].items()
-    )
-    installed = [found["services"].items() for found in header["loops"].values()]
-    services = {f"{name} {version}" for items in installed for name, version in items}
-    plan, host = header["plan"], header["machine"]
-    return [
-        f"{header['date']}: {versions}",
-        f"services: {', '.join(sorted(services)) or 'not installed'}",
-        f"{host['processor']}, {host['cores']} cores, {host['architecture']}, {host['kernel']};"
-        f" server on core {header['server_core']}, load on core {header['load_core']}",
-        f"{plan['rounds']} rounds of {plan['window']:g} s (micro {plan['micro']:g} s);"
-        " µs of CPU per operation or KiB of memory per connection, median over the rounds ± half the range",
-    ]
-
-
-def noise(measurements):
-    shares = [m["foreign_share"] for m in measurements if "foreign_share" in m]
-    disturbed = sum(share > DISTURBED for share in shares)
-    return (
-        f"{disturbed} of {len(shares)} measurements were disturbed:"
-        f" others used more than {DISTURBED:.0%} of one of its cores meanwhile."
-    )
-
-
-def failures(measurements):
-    texts = [f"{m['workload']} on {m['loop']}: {m['error']}" for m in measurements if "error" in m]
-    return list(dict.fromkeys(texts))
-
-
 def print_report(header, rows, labels, measurements):
-    print("\n".join(description(header)), end="\n\n")
+    print("\n".join(report.description(header)), end="\n\n")
     for table in report.tables(rows, labels):
         print(report.as_text(*table), end="\n\n")
-    for failure in failures(measurements):
+    for failure in report.failures(measurements):
         print(f"FAILED {failure}")
-    print(f"{report.conclusion(rows, labels)} {noise(measurements)}".strip())
-
-
-def markdown(header, rows, labels, measurements):
-    parts = [
-        "\n".join(f"- {line}" for line in description(header)),
-        *(report.as_markdown(*table) for table in report.tables(rows, labels)),
-        "\n".join(f"- FAILED {failure}" for failure in failures(measurements)),
-        f"{report.conclusion(rows, labels)} {noise(measurements)}".strip(),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    print(f"{report.conclusion(rows, labels)} {report.noise(measurements)}".strip())
 
 
 if __name__ == "__main__":
