@@ -35,6 +35,7 @@ class Spread:
 class Row:
     workload: str
     cost: str  # what `spent` counts, a key of UNITS
+    measurements: list  # those with a number
     spent: dict  # loop -> Spread, or None if there is no number; without those that do not have the workload
     throughput: dict  # likewise, in operations per second
     latency_p50_us: dict  # likewise; None where there is no peer that could tell
@@ -80,29 +81,32 @@ def row(workload, measurements, labels):
         }
 
     cost = measurements[0]["cost"]
-    spent = {(m["round"], m["loop"]): m[cost] for m in good}
     subject, baseline = subject_and_baseline(labels)
-    rounds = sorted({m["round"] for m in good})
-
-    def ratio_to(other):
-        """Neighbours in time share the machine's mood, so a ratio never mixes two rounds."""
-        pairs = [(spent.get((r, subject)), spent.get((r, other))) for r in rounds]
-        return Spread.of(ours / theirs for ours, theirs in pairs if ours and theirs)
-
-    ratio = ratio_to(baseline) if baseline else None
+    others = [label for label in labels if label != subject and not is_floor(label)]
     errors = len(failed)
     return Row(
         workload,
         cost,
+        good,
         spreads(cost),
         spreads("operations_per_second"),
         spreads("latency_p50_us"),
         spreads("latency_p99_us"),
         absent,
-        ratio,
+        ratio(good, cost, subject, baseline) if baseline else None,
         errors,
-        verdict({other: ratio_to(other) for other in labels if other != subject and not is_floor(other)}, errors),
+        verdict({other: ratio(good, cost, subject, other) for other in others}, errors),
     )
+
+
+def ratio(measurements, field, ours, theirs):
+    """What one loop has of a field, divided by what another has.
+
+    Neighbours in time share the machine's mood, so a ratio never mixes two rounds.
+    """
+    found = {(m["round"], m["loop"]): m.get(field) for m in measurements}
+    pairs = [(found.get((r, ours)), found.get((r, theirs))) for r in sorted({r for r, _ in found})]
+    return Spread.of(one / other for one, other in pairs if one and other)
 
 
 def verdict(ratios, errors):
