@@ -83,7 +83,11 @@ fn generate_load(
     warm_up: Duration,
     window: Duration,
 ) -> Result<Report, Box<dyn Error>> {
-    let server_clock = options.server_pid.map(CpuClock::of_process).transpose()?;
+    let server_clocks = options
+        .server_pids
+        .iter()
+        .map(|&pid| CpuClock::of_process(pid))
+        .collect::<Result<Vec<_>, _>>()?;
     let own_clock = CpuClock::of_this_process();
     let epoll = Epoll::new()?;
     let mut peers = Peers::new();
@@ -97,19 +101,24 @@ fn generate_load(
     let mut load = Load::new(&epoll);
     load.run_for(warm_up, &mut peers, &mut Tally::default())?;
 
-    let server_cpu_before = server_clock.as_ref().map(CpuClock::now).transpose()?;
+    let server_cpu_before = times(&server_clocks)?;
     let own_cpu_before = own_clock.now()?;
     let started = Instant::now();
     let mut tally = Tally { operations: 0, latencies_ns: Vec::with_capacity(1 << 20) };
     load.run_for(window, &mut peers, &mut tally)?;
     let elapsed = started.elapsed();
     let own_cpu = own_clock.now()? - own_cpu_before;
-    let server_cpu = match (&server_clock, server_cpu_before) {
-        (Some(clock), Some(before)) => Some(clock.now()? - before),
-        _ => None,
-    };
+    let server_cpu = times(&server_clocks)?
+        .into_iter()
+        .zip(server_cpu_before)
+        .map(|(after, before)| after - before)
+        .collect();
     load.finish(&mut peers)?;
     Ok(Report { tally, elapsed, server_cpu, own_cpu })
+}
+
+fn times(clocks: &[CpuClock]) -> io::Result<Vec<Duration>> {
+    clocks.iter().map(CpuClock::now).collect()
 }
 
 /// Opens connections one after the other, each for one exchange, and keeps them: what does one cost the server?

@@ -16,7 +16,7 @@ usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp AD
                (--echo BYTES | --lines BYTES | --frames BYTES | --request TEXT --reply TEXT |
                 --upload BYTES | --download BYTES --variety N | --connect)
                [--pipeline N | --reconnect [--resume] | --idle | --invite]
-               [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]
+               [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]...
                [--tls-version 1.2]
 
   --tls          TLS 1.3 over TCP; any certificate is accepted
@@ -38,7 +38,7 @@ usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp AD
                  server's memory before and after; --server-pid tells whose
   --invite       send the number of a port as a line on each connection; the server connects to it
                  for one exchange, which it ends, and does so again until our end, which it answers
-  --server-pid   report this process's CPU time over the window";
+  --server-pid   report this process's CPU time over the window; of several, the sum and the least";
 
 /// So many that the answers cost the server next to nothing.
 const UPLOAD_STRIDE: usize = 16;
@@ -46,7 +46,7 @@ const UPLOAD_STRIDE: usize = 16;
 pub struct Options {
     pub work: Work,
     pub connections: usize,
-    pub server_pid: Option<i32>,
+    pub server_pids: Vec<i32>,
     pub invites: bool,
     pub purpose: Purpose,
 }
@@ -67,7 +67,7 @@ impl Options {
         let mut depth = 1;
         let mut warm_up = Duration::from_millis(100);
         let mut window = Duration::from_millis(1000);
-        let mut server_pid = None;
+        let mut server_pids = Vec::new();
 
         while let Some(name) = arguments.next() {
             let name = name.to_string_lossy().into_owned();
@@ -102,7 +102,7 @@ impl Options {
                 "--connections" => connections = at_least_one(&name, value()?)?,
                 "--warm-up-ms" => warm_up = Duration::from_millis(number(&name, value()?)?),
                 "--window-ms" => window = Duration::from_millis(number(&name, value()?)?),
-                "--server-pid" => server_pid = Some(number(&name, value()?)?),
+                "--server-pid" => server_pids.push(number(&name, value()?)?),
                 _ => return Err(format!("unknown option {name}")),
             }
         }
@@ -144,13 +144,13 @@ impl Options {
             (false, false, true) => Afterwards::Rest,
             _ => return Err("--resume goes with --reconnect".into()),
         };
-        let purpose = match (afterwards, server_pid) {
-            (Afterwards::Rest, Some(server_pid)) => Purpose::Idle { server_pid },
-            (Afterwards::Rest, None) => return Err("--idle needs --server-pid".into()),
+        let purpose = match (afterwards, &server_pids[..]) {
+            (Afterwards::Rest, &[server_pid]) => Purpose::Idle { server_pid },
+            (Afterwards::Rest, _) => return Err("--idle needs --server-pid, once".into()),
             _ => Purpose::Load { warm_up, window },
         };
         let work = Work { address, tls_version, exchange, depth, afterwards };
-        Ok(Self { work, connections, server_pid, invites, purpose })
+        Ok(Self { work, connections, server_pids, invites, purpose })
     }
 }
 

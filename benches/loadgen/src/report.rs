@@ -14,7 +14,8 @@ pub struct Tally {
 pub struct Report {
     pub tally: Tally,
     pub elapsed: Duration,
-    pub server_cpu: Option<Duration>,
+    /// Of each server.
+    pub server_cpu: Vec<Duration>,
     pub own_cpu: Duration,
 }
 
@@ -29,8 +30,14 @@ impl fmt::Display for Report {
             self.elapsed.as_secs_f64(),
             self.own_cpu.as_secs_f64()
         )?;
-        if let Some(cpu) = self.server_cpu {
-            write!(out, r#", "server_cpu_seconds": {:.9}"#, cpu.as_secs_f64())?;
+        if let Some(least) = self.server_cpu.iter().min() {
+            let total: Duration = self.server_cpu.iter().sum();
+            write!(
+                out,
+                r#", "server_cpu_seconds": {:.9}, "least_server_cpu_seconds": {:.9}"#,
+                total.as_secs_f64(),
+                least.as_secs_f64()
+            )?;
         }
         for (name, fraction) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
             if let Some(nanoseconds) = quantile(&sorted, fraction) {

@@ -89,6 +89,20 @@ fn faithful_echo_is_counted() {
 }
 
 #[test]
+fn server_without_work_is_told_from_the_others() {
+    let mut idler = Command::new("sleep").arg("60").spawn().unwrap();
+    let (busy, idle) = (std::process::id().to_string(), idler.id().to_string());
+    let servers = ["--echo", "1000", "--server-pid", &busy, "--server-pid", &idle];
+    let output = run(&servers, |stream| echo(stream, |_, _| {}));
+    idler.kill().unwrap();
+    idler.wait().unwrap();
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(line.contains(r#""least_server_cpu_seconds": 0.00"#), "{line}");
+    assert!(!line.contains(r#""server_cpu_seconds": 0.000000000"#), "{line}");
+}
+
+#[test]
 fn large_echo_survives_partial_writes() {
     let output = run(&["--echo", "3000000"], |stream| echo(stream, |_, _| {}));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
