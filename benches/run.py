@@ -34,7 +34,11 @@ CRATE = HERE / "loadgen"
 PROGRAMS = CRATE / "target" / "release"
 LOADGEN = PROGRAMS / "loadgen"
 
-DESCRIPTORS = 4096  # what a process may open at least; 1024 is a common limit
+DESCRIPTORS = 12_000  # what a process may open, if it is allowed to; 1024 is a common limit
+OTHER_DESCRIPTORS = 100  # what it opens beside its connections
+
+# A window is no shorter than this for each connection: all of them get their turns in it.
+SECONDS_PER_CONNECTION = 200e-6
 
 ANSWER_LIMIT = 20  # seconds; a server that has not printed its address by then hangs
 
@@ -225,6 +229,9 @@ class Bench:
 
     def network(self, workload, loop):
         """Let the load generator have at a server."""
+        needed, (_, allowed) = workload.connections + OTHER_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)
+        if needed > allowed:
+            raise Failed(f"needs {needed} descriptors, of which this machine allows a process {allowed}")
         with self.serving(loop.server_command(workload, self.scratch), self.server_core) as (server, address):
             load = json.loads(self.output_of(self.load_command(workload, address, server.pid), self.load_core))
         return self.memory(load) if isinstance(workload, workloads.IdleWorkload) else self.cpu(load)
@@ -271,7 +278,7 @@ class Bench:
         numbers = {
             "--connections": workload.connections,
             "--warm-up-ms": round(self.plan.warm_up * 1000),
-            "--window-ms": round(self.plan.window * 1000),
+            "--window-ms": round(1000 * max(self.plan.window, SECONDS_PER_CONNECTION * workload.connections)),
             "--server-pid": server_pid,
         }
         options = [str(part) for pair in numbers.items() for part in pair]
@@ -328,7 +335,7 @@ class Bench:
 
 
 def confine(core):
-    """In a child process: keep to one core, and have descriptors for more than a thousand connections."""
+    """In a child process: keep to one core, and have descriptors for thousands of connections."""
     os.sched_setaffinity(0, {core})
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < DESCRIPTORS:

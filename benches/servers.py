@@ -46,8 +46,8 @@ SMALL_DOWNLOAD = 64, 2039
 RECORD = 1024  # what readexactly() awaits
 VISIT = 64  # what is said on a connection of our own making
 
-# As other servers have it: a thousand connections come at once.
-BACKLOG = 2048
+# As much as the kernel allows: thousands of connections come at once, and who is turned away tries again a second later.
+BACKLOG = 4096
 
 SERVERS = {}
 

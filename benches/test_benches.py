@@ -272,6 +272,10 @@ class Measurements(unittest.TestCase):
         # A reset if the close was quicker than the message.
         self.assertRegex(self.bench.measure(workload, self.loop)["error"], "closed the connection|reset by peer")
 
+    def test_more_connections_than_descriptors_fail_the_measurement(self):
+        workload = NetworkWorkload("crowd", "protocol", workloads.echo(1), 10**9)
+        self.assertIn("descriptors", self.bench.measure(workload, self.loop)["error"])
+
     def test_server_that_cannot_start_fails_the_measurement(self):
         result = self.bench.measure(NetworkWorkload("none", "no-such-server", ("--connect",), 1), self.loop)
         self.assertIn("no-such-server", result["error"])

@@ -451,6 +451,14 @@ impl Peer for Client<'_> {
     fn has_left(&self) -> bool {
         self.stage == Stage::Left
     }
+
+    fn was_answered(&self) -> bool {
+        self.sequence > first_sequence(self.index) || self.received > 0
+    }
+
+    fn reset_on_close(&self) -> io::Result<()> {
+        sys::reset_on_close(self.stream.as_raw_fd())
+    }
 }
 
 /// Far apart, so that an answer sent to the wrong connection is a wrong answer.

@@ -132,4 +132,12 @@ impl Peer for Host<'_> {
     fn has_left(&self) -> bool {
         self.has_left
     }
+
+    fn was_answered(&self) -> bool {
+        self.sequence > first_sequence(self.index)
+    }
+
+    fn reset_on_close(&self) -> io::Result<()> {
+        sys::reset_on_close(self.invitation.as_raw_fd())
+    }
 }

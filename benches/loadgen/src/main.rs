@@ -28,11 +28,17 @@ use report::{Footprint, Report, Tally};
 /// A server that completes nothing for this long is broken, not slow.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 
+/// By then every connection has had an answer; ten thousand of them take the slowest loops some seconds.
+const MEETING_LIMIT: Duration = Duration::from_secs(20);
+
 /// Connections that are open already when the memory of the others is measured.
 const IDLE_WARM_UP: usize = 50;
 
 /// How long a server may go on doing what its last answer left to do.
 const SETTLING: Duration = Duration::from_millis(100);
+
+/// More connections than this end in a reset: TIME_WAIT would keep a port for each, and the next run needs as many.
+const ORDERLY_LIMIT: usize = 1000;
 
 /// How long the last operations may take, which are not measured any more.
 const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
@@ -70,10 +76,16 @@ trait Peer {
     /// Does what its sockets allow, and counts the operations that this completes.
     fn advance(&mut self, scratch: &mut [u8], tally: &mut Tally) -> io::Result<()>;
 
+    /// Whether the server has sent anything that was asked for.
+    fn was_answered(&self) -> bool;
+
     /// Makes the operations under way the last.
     fn leave(&mut self) -> io::Result<()>;
 
     fn has_left(&self) -> bool;
+
+    /// Spares both sides TIME_WAIT, once the server may not mind.
+    fn reset_on_close(&self) -> io::Result<()>;
 }
 
 type Peers<'a> = Vec<Box<dyn Peer + 'a>>;
@@ -99,6 +111,7 @@ fn generate_load(
     }
 
     let mut load = Load::new(&epoll);
+    load.meet_all(&mut peers)?;
     load.run_for(warm_up, &mut peers, &mut Tally::default())?;
 
     let server_cpu_before = times(&server_clocks)?;
@@ -168,6 +181,18 @@ impl<'a> Load<'a> {
         self.run_for(SETTLING, peers, &mut Tally::default())
     }
 
+    /// Goes on until every peer has been answered: a server may be long in accepting them all.
+    fn meet_all(&mut self, peers: &mut Peers) -> Result<(), Box<dyn Error>> {
+        let deadline = Instant::now() + MEETING_LIMIT;
+        while !peers.iter().all(|peer| peer.was_answered()) {
+            if Instant::now() > deadline {
+                return Err(format!("not all were answered within {MEETING_LIMIT:?}").into());
+            }
+            self.turn(MEETING_LIMIT, peers, &mut Tally::default())?;
+        }
+        Ok(())
+    }
+
     /// Keeps every peer busy for `duration`; counts what was completed meanwhile.
     fn run_for(
         &mut self,
@@ -193,6 +218,9 @@ impl<'a> Load<'a> {
         let deadline = Instant::now() + FAREWELL_LIMIT;
         while Instant::now() < deadline && !peers.iter().all(|peer| peer.has_left()) {
             self.turn(FAREWELL_LIMIT, peers, &mut Tally::default())?;
+        }
+        if peers.len() > ORDERLY_LIMIT {
+            peers.iter().try_for_each(|peer| peer.reset_on_close())?;
         }
         Ok(())
     }

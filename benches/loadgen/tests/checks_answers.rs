@@ -103,6 +103,31 @@ fn server_without_work_is_told_from_the_others() {
 }
 
 #[test]
+fn connection_that_is_accepted_late_has_a_part_in_the_window() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = thread::spawn(move || {
+        let (first, _) = listener.accept().unwrap();
+        thread::spawn(|| echo(first, |_, _| {}));
+        thread::sleep(Duration::from_millis(300)); // longer than warm-up and window
+        let (mut second, _) = listener.accept().unwrap();
+        let mut buffer = [0; 64];
+        let mut messages = 0;
+        while second.read_exact(&mut buffer).is_ok() && second.write_all(&buffer).is_ok() {
+            messages += 1;
+        }
+        messages
+    });
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["--tcp", &address, "--echo", "64", "--connections", "2"])
+        .args(["--warm-up-ms", "10", "--window-ms", "100"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(server.join().unwrap() > 1);
+}
+
+#[test]
 fn large_echo_survives_partial_writes() {
     let output = run(&["--echo", "3000000"], |stream| echo(stream, |_, _| {}));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
