@@ -6,6 +6,9 @@ PYTHON ?=
 # What test-all goes through.
 PYTHONS ?= 3.11 3.12 3.13 3.14 3.15 3.14d
 
+# What make bench measures (rows or scaling).
+SUITE ?= rows
+
 # How long make soak runs, and what it does: without a seed, something new.
 SECONDS ?= 60
 SEED ?=
@@ -66,10 +69,10 @@ fmt:
 	cargo fmt --all
 
 bench:
-	@tools/bench.sh
+	@tools/bench.sh --suite $(SUITE)
 
 bench-quick:
-	@tools/bench.sh --quick
+	@tools/bench.sh --quick --suite $(SUITE)
 
 clean:
 	rm -rf target .venv .pytest_cache .mypy_cache benches/loadgen/target

@@ -7,6 +7,7 @@ micro workload alone. Loops take turns inside a round, and ratios are taken insi
 import argparse
 import collections
 import contextlib
+import dataclasses
 import datetime
 import functools
 import json
@@ -16,6 +17,7 @@ import re
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import loops
 import report
+import scaling
 import servers
 import workloads
 
@@ -159,6 +162,7 @@ def parse_arguments():
     parser.add_argument("--quick", action="store_true", help="short windows and three rounds: about nine minutes")
     parser.add_argument("--rounds", type=int, help=f"default {FULL.rounds}, quick {QUICK.rounds}")
     parser.add_argument("--loops", type=parse_loops, default=",".join(loops.NAMES), metavar="NAME[@PYTHON],...")
+    parser.add_argument("--suite", choices=workloads.SUITES, default="rows", help="what is measured; default rows")
     parser.add_argument("--only", type=re.compile, metavar="REGEX", help="workloads whose name it finds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement, one a line")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables")
@@ -173,7 +177,7 @@ def parse_arguments():
         parser.error("--cores takes two numbers, such as 0,1")
     if missing := {options.server_core, options.load_core} - os.sched_getaffinity(0):
         parser.error(f"this process may not use core {missing.pop()}; see --cores (twice the same is possible)")
-    found = [w for w in workloads.ALL if not options.only or options.only.search(w.name)]
+    found = [w for w in workloads.SUITES[options.suite] if not options.only or options.only.search(w.name)]
     options.selected = [w for w in found if any(loop.takes(w) for loop in options.loops)]
     if not options.selected:
         parser.error("--only selects no workload; see --list")
@@ -221,20 +225,39 @@ class Bench:
         return {**result, "foreign_share": round(max(foreign, 0.0), 4), "load_average": load_average}
 
     def alone(self, workload, loop):
-        """Run a micro workload, or the first loop of new interpreters."""
-        first = isinstance(workload, workloads.FirstLoopWorkload)
-        command = loop.command("first_loop.py") if first else loop.command("measure.py", workload.name)
+        """Run a workload without a peer, which has a script of its own."""
+        match workload:
+            case workloads.FirstLoopWorkload():
+                command = loop.command("first_loop.py")
+            case scaling.SizedWorkload():
+                command = loop.command("scaling.py", workload.name)
+            case _:
+                command = loop.command("measure.py", workload.name)
         command += ["--seconds", str(self.plan.micro)]
         return json.loads(self.output_of(command, self.server_core, timeout=60 + 10 * self.plan.micro))
 
     def network(self, workload, loop):
-        """Let the load generator have at a server."""
+        """Let the load generator have at a server, or at several that share a port."""
         needed, (_, allowed) = workload.connections + OTHER_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)
         if needed > allowed:
             raise Failed(f"needs {needed} descriptors, of which this machine allows a process {allowed}")
-        with self.serving(loop.server_command(workload, self.scratch), self.server_core) as (server, address):
-            load = json.loads(self.output_of(self.load_command(workload, address, server.pid), self.load_core))
+        command = loop.server_command(workload, self.scratch)
+        with self.reserved_port(), contextlib.ExitStack() as stack:
+            cores = [self.server_core, self.load_core][: workload.processes]
+            started = [stack.enter_context(self.serving(command, core)) for core in cores]
+            (_, address), *_ = started
+            pids = [server.pid for server, _ in started]
+            load = json.loads(self.output_of(self.load_command(workload, address, pids), self.load_core))
         return self.memory(load) if isinstance(workload, workloads.IdleWorkload) else self.cpu(load)
+
+    @contextlib.contextmanager
+    def reserved_port(self):
+        """Write into the scratch folder which port servers can share meanwhile; nobody else will be given it."""
+        with socket.socket() as reserved:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reserved.bind(("127.0.0.1", 0))
+            Path(self.scratch, servers.PORT).write_text(str(reserved.getsockname()[1]))
+            yield
 
     @contextlib.contextmanager
     def serving(self, command, core):
@@ -264,6 +287,8 @@ class Bench:
         operations = load["operations"]
         if not operations:
             raise Failed("no operation completed in the window")
+        if load["least_server_cpu_seconds"] < load["server_cpu_seconds"] / 20:
+            raise Failed("one of the servers got next to nothing to do")
         return {
             "operations": operations,
             "cpu_us": load["server_cpu_seconds"] / operations * 1e6,
@@ -273,15 +298,15 @@ class Bench:
             **{key: value for key, value in load.items() if key.startswith("latency_")},
         }
 
-    def load_command(self, workload, address, server_pid):
+    def load_command(self, workload, address, server_pids):
         (family, where), *_ = address.items()
         numbers = {
             "--connections": workload.connections,
             "--warm-up-ms": round(self.plan.warm_up * 1000),
             "--window-ms": round(1000 * max(self.plan.window, SECONDS_PER_CONNECTION * workload.connections)),
-            "--server-pid": server_pid,
         }
-        options = [str(part) for pair in numbers.items() for part in pair]
+        pairs = [*numbers.items(), *(("--server-pid", pid) for pid in server_pids)]
+        options = [str(part) for pair in pairs for part in pair]
         if isinstance(workload, workloads.IdleWorkload):
             options.append("--idle")
         return [LOADGEN, f"--{family}", where, *workload.exchange, *options]
@@ -379,14 +404,14 @@ def main():
     # Ended from outside, it must still end its servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     plan = QUICK if options.quick else FULL
-    if options.rounds:
-        plan = Plan(options.rounds, plan.warm_up, plan.window, plan.micro)
+    plan = dataclasses.replace(plan, rounds=options.rounds or plan.rounds)
     versions = {loop.label: loop.versions for loop in options.loops}
     build_loadgen()
     os.sched_setaffinity(0, {options.load_core})  # this process too stays off the measured core
 
     header = {
         "kind": "run",
+        "suite": options.suite,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "loops": versions,

@@ -1,7 +1,7 @@
 """The servers under load. `python servers.py LOOP SERVER SCRATCH` prints its address, then serves until ended.
 
 They are written as a user would write them, the same for every loop. What they send is checked byte by byte by loadgen.
-SCRATCH is a folder with a certificate, for those who need one.
+SCRATCH is a folder with a certificate and a port, for those who need them.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import loops
 CHUNK = 100 * 1024  # what one read may take, where the program chooses
 
 CERTIFICATE = "certificate.pem"  # in the scratch folder, with its key
+PORT = "port"  # in the scratch folder: the one that processes share
 
 # The benchmark passes both to the load generator, which compares each answer with the reply.
 HTTP_REQUEST = b"GET /hello HTTP/1.1\r\nHost: localhost\r\nUser-Agent: loadgen\r\nAccept: */*\r\n\r\n"
@@ -46,7 +47,7 @@ SMALL_DOWNLOAD = 64, 2039
 RECORD = 1024  # what readexactly() awaits
 VISIT = 64  # what is said on a connection of our own making
 
-# As much as the kernel allows: thousands of connections come at once, and who is turned away tries again a second later.
+# As many as the kernel lets wait: thousands of connections come at once, and who finds no place waits a second.
 BACKLOG = 4096
 
 SERVERS = {}
@@ -323,6 +324,15 @@ async def accept_close_server(loop, scratch):
 @server("http")
 async def http_server(loop, scratch):
     return await serve_tcp(loop, HttpProtocol)
+
+
+@server("http-shared")
+async def shared_http_server(loop, scratch):
+    """One of several processes that listen on one port; the kernel deals out the connections."""
+    with open(os.path.join(scratch, PORT)) as file:
+        port = int(file.read())
+    server = await loop.create_server(HttpProtocol, "127.0.0.1", port, backlog=BACKLOG, reuse_port=True)
+    return server, tcp_address(server.sockets[0])
 
 
 @server("streams")

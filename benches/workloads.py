@@ -1,8 +1,9 @@
-"""Every row of the benchmark, in the order of the table."""
+"""Every row of the benchmark, in the order of the tables."""
 
 from dataclasses import dataclass
 
 import micro
+import scaling
 import servers
 
 
@@ -13,6 +14,7 @@ class NetworkWorkload:
     exchange: tuple  # loadgen's options: what is sent and what must come back
     connections: int
     packages: tuple = ()  # what the server needs beside a loop
+    processes: int = 1  # servers on one port, each on a core of its own
 
     cost = "cpu_us"  # the field of a measurement that says what the loop needed
 
@@ -26,6 +28,7 @@ class IdleWorkload:
     exchange: tuple
     connections: int
     packages = ()
+    processes = 1
 
     cost = "kib_per_connection"
 
@@ -111,3 +114,17 @@ IDLE = [
 FIRST_LOOP = FirstLoopWorkload("import-and-first-loop")
 
 ALL = [*NETWORK, *IDLE, *micro.WORKLOADS.values(), FIRST_LOOP]
+
+# The same at several sizes, which end the names.
+SCALING = [
+    *(NetworkWorkload(f"scaling-tcp-{count}", "protocol", echo(KIB), count) for count in scaling.powers_of_ten(0, 4)),
+    *scaling.WORKLOADS.values(),
+    *(
+        NetworkWorkload(
+            f"scaling-http-processes-{count}", "http-shared", http(servers.HTTP_REPLY), 100, processes=count
+        )
+        for count in (1, 2)
+    ),
+]
+
+SUITES = {"rows": ALL, "scaling": SCALING}
