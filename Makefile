@@ -6,7 +6,7 @@ PYTHON ?=
 # What test-all goes through.
 PYTHONS ?= 3.11 3.12 3.13 3.14 3.15 3.14d
 
-# What make bench measures (rows or scaling).
+# What make bench measures (rows, scaling or fairness).
 SUITE ?= rows
 
 # How long make soak runs, and what it does: without a seed, something new.

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from loops import is_floor
 
 # What the tables compare: the field of a measurement, and how its unit is written.
-UNITS = {"cpu_us": "µs/op", "kib_per_connection": "KiB/connection"}
+UNITS = {"cpu_us": "µs/op", "kib_per_connection": "KiB/connection", "timer_late_p99_us": "µs late"}
+
+# Of this, there are promises, and no order of loops: who fires timers too early is never late.
+FAIRNESS = "timer_late_p99_us"
+
+# Whatever else a loop does, it serves these at no less than this share of stock asyncio's rate.
+RATES = {"operations_per_second": "echo", "timers_per_second": "timer"}
+FAIR_SHARE = 0.5
 
 # A measurement is called disturbed when others used more than this share of one of its cores meanwhile.
 DISTURBED = 0.05
@@ -75,15 +82,16 @@ def row(workload, measurements, labels):
     measured = [label for label in labels if any(m["loop"] == label for m in measurements)]
 
     def spreads(field):
-        return {
-            label: Spread.of(m[field] for m in good if m["loop"] == label and m.get(field) is not None)
-            for label in measured
-        }
+        return {label: spread(good, field, label) for label in measured}
 
     cost = measurements[0]["cost"]
     subject, baseline = subject_and_baseline(labels)
-    others = [label for label in labels if label != subject and not is_floor(label)]
     errors = len(failed)
+    if cost == FAIRNESS:
+        words = [shortfall(good, subject)]
+    else:
+        others = [label for label in labels if label != subject and not is_floor(label)]
+        words = losses({other: ratio(good, cost, subject, other) for other in others})
     return Row(
         workload,
         cost,
@@ -93,32 +101,51 @@ def row(workload, measurements, labels):
         spreads("latency_p50_us"),
         spreads("latency_p99_us"),
         absent,
-        ratio(good, cost, subject, baseline) if baseline else None,
+        ratio(good, cost, subject, baseline),
         errors,
-        verdict({other: ratio(good, cost, subject, other) for other in others}, errors),
+        ", ".join(filter(None, [*words, f"{errors} FAILED" if errors else ""])),
     )
 
 
+def spread(measurements, field, label):
+    """What one loop has of a field; not every measurement has every field."""
+    return Spread.of(m[field] for m in measurements if m["loop"] == label and m.get(field) is not None)
+
+
 def ratio(measurements, field, ours, theirs):
-    """What one loop has of a field, divided by what another has.
+    """What one loop has of a field, divided by what another has; None for a loop and itself.
 
     Neighbours in time share the machine's mood, so a ratio never mixes two rounds.
     """
     found = {(m["round"], m["loop"]): m.get(field) for m in measurements}
-    pairs = [(found.get((r, ours)), found.get((r, theirs))) for r in sorted({r for r, _ in found})]
+    pairs = [(found.get((r, ours)), found.get((r, theirs))) for r in sorted({r for r, _ in found}) if ours != theirs]
     return Spread.of(one / other for one, other in pairs if one and other)
 
 
-def verdict(ratios, errors):
-    """What the row says in words; losing is said plainly, and against whom."""
+def losses(ratios):
+    """Losing is said plainly, and against whom."""
     words = []
-    for other, ratio in ratios.items():
-        if ratio and ratio.median > 1:
-            noise = " (within noise)" if ratio.low <= 1 else ""
+    for other, found in ratios.items():
+        if found and found.median > 1:
+            noise = " (within noise)" if found.low <= 1 else ""
             words.append(f"LOSES to {other}{noise}")
-    if errors:
-        words.append(f"{errors} FAILED")
-    return ", ".join(words)
+    return words
+
+
+def shortfall(measurements, label):
+    """Which of the promises of fairness a loop did not keep, in words."""
+    words = []
+    for field, whose in RATES.items():
+        share = ratio(measurements, field, label, "asyncio")
+        if share and share.median < FAIR_SHARE:
+            words.append(f"{whose} below {FAIR_SHARE:g} of asyncio's rate")
+    mine = [m for m in measurements if m["loop"] == label]
+    turns = Spread.of(m[FAIRNESS] / m["turn_p99_us"] for m in mine if m.get("turn_p99_us"))
+    if turns and turns.median > 1:
+        words.append(f"timer late by {turns.median:.2f} turns")
+    if early := sum(m["timers_early"] for m in mine):
+        words.append(f"{early} timers early")
+    return "SHORT: " + ", ".join(words) if words else ""
 
 
 # ---- tables -----------------------------------------------------------------------------------
@@ -126,10 +153,12 @@ def verdict(ratios, errors):
 
 def tables(rows, labels):
     """All that have rows: one of costs for each unit, and one of speeds."""
-    by_unit = [[row for row in rows if row.cost == cost] for cost in UNITS]
+    by_unit = [[row for row in rows if row.cost == cost] for cost in UNITS if cost != FAIRNESS]
     found = [cost_table(rows, labels) for rows in by_unit if rows]
     if timed := [row for row in rows if row.cost == "cpu_us"]:
         found.append(throughput_table(timed, labels))
+    if promised := [row for row in rows if row.cost == FAIRNESS]:
+        found.append(fairness_table(promised, labels))
     return found
 
 
@@ -161,6 +190,38 @@ def throughput_table(rows, labels):
         for row in rows
     ]
     return head, body
+
+
+def fairness_table(rows, labels):
+    """What an echo connection and a timer are given beside other things, a line for each loop."""
+    rates = ["echo/s", "of asyncio's", "timer/s", "of asyncio's"]
+    times = ["µs late p50", "p99", "µs turn p99", "early"]
+    body = [
+        [row.workload, label, *fairness_cells(row.measurements, label)]
+        for row in rows
+        for label in labels
+        if label in row.spent
+    ]
+    return ["workload", "loop", *rates, *times, "others/s", ""], body
+
+
+def fairness_cells(measurements, label):
+    def cell(field):
+        found = spread(measurements, field, label)
+        return significant(found.median) if found else "-"
+
+    def share_cell(field):
+        found = ratio(measurements, field, label, "asyncio")
+        return f"{found.median:.2f}" if found else "-"
+
+    mine = [m for m in measurements if m["loop"] == label]
+    return [
+        *(text for field in RATES for text in (cell(field), share_cell(field))),
+        *(cell(field) for field in ("timer_late_p50_us", "timer_late_p99_us", "turn_p99_us")),
+        str(sum(m["timers_early"] for m in mine)) if mine else "-",
+        cell("others_per_second"),
+        shortfall(measurements, label) if mine else "FAILED",
+    ]
 
 
 def cost_cell(row, label):
@@ -206,7 +267,7 @@ def as_markdown(head, body):
     rule = ["---", *["---:"] * (len(head) - 1)]
 
     def emphasised(cell):
-        return f"**{cell}**" if "LOSES" in cell or "FAILED" in cell else cell
+        return f"**{cell}**" if any(word in cell for word in ("LOSES", "FAILED", "SHORT")) else cell
 
     def line(cells):
         return f"| {' | '.join(map(emphasised, cells))} |"
@@ -228,6 +289,9 @@ def conclusion(rows, labels):
                 f"{subject} costs more {resource} than {baseline} in {lost} of {len(compared)} rows;"
                 f" geometric mean of the ratios {geometric:.2f}."
             )
+    if promised := [row for row in rows if row.cost == FAIRNESS]:
+        short = sum("SHORT" in row.verdict for row in promised)
+        sentences.append(f"{subject} falls short of what is promised in {short} of {len(promised)} rows.")
     if failed:
         sentences.append(f"{failed} measurements FAILED.")
     return " ".join(sentences)

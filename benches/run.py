@@ -26,6 +26,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import fairness
 import loops
 import report
 import scaling
@@ -57,8 +58,8 @@ class Plan:
 
     def estimate(self, selected, loop_count):
         """Wall time: a second for a thousand connections, a quarter for starting and ending each measurement."""
-        network = sum(isinstance(workload, workloads.NetworkWorkload) for workload in selected)
         idle = sum(isinstance(workload, workloads.IdleWorkload) for workload in selected)
+        network = sum(is_networked(workload) for workload in selected) - idle
         each_loop = network * (self.warm_up + self.window) + (len(selected) - network - idle) * self.micro + idle
         return self.rounds * loop_count * (each_loop + len(selected) / 4)
 
@@ -131,7 +132,7 @@ class FloorUnderTest:
 
 def is_networked(workload):
     """Whether there is a server under load."""
-    return isinstance(workload, (workloads.NetworkWorkload, workloads.IdleWorkload))
+    return isinstance(workload, (workloads.NetworkWorkload, workloads.IdleWorkload, fairness.Situation))
 
 
 def parse_loops(text):
@@ -216,7 +217,10 @@ class Bench:
         load_average, started, own_before = os.getloadavg()[0], time.perf_counter(), time.process_time()
         busy_before = {core: core_busy_seconds(core) for core in cores}
         try:
-            result = self.network(workload, loop) if networked else self.alone(workload, loop)
+            if isinstance(workload, fairness.Situation):
+                result = self.served(workload, loop)
+            else:
+                result = self.network(workload, loop) if networked else self.alone(workload, loop)
         except Failed as failure:
             return {"error": str(failure)}
         elapsed = time.perf_counter() - started
@@ -249,6 +253,16 @@ class Bench:
             pids = [server.pid for server, _ in started]
             load = json.loads(self.output_of(self.load_command(workload, address, pids), self.load_core))
         return self.memory(load) if isinstance(workload, workloads.IdleWorkload) else self.cpu(load)
+
+    def served(self, situation, loop):
+        """What the load generator saw of the echoes, and the server of its timers."""
+        command = loop.command("fairness.py", situation.name, str(self.plan.warm_up))
+        with self.serving(command, self.server_core) as (server, address):
+            load = json.loads(self.output_of(self.load_command(situation, address, [server.pid]), self.load_core))
+            seen = self.line_of(server)
+        if situation.cost not in seen:
+            raise Failed("no timer was due in the window")
+        return {**self.cpu(load), **seen}
 
     @contextlib.contextmanager
     def reserved_port(self):
@@ -405,6 +419,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     plan = QUICK if options.quick else FULL
     plan = dataclasses.replace(plan, rounds=options.rounds or plan.rounds)
+    if options.suite == "fairness":
+        # A hundredth of the timers of a short window would be too few to speak of.
+        plan = dataclasses.replace(plan, window=4 * plan.window)
     versions = {loop.label: loop.versions for loop in options.loops}
     build_loadgen()
     os.sched_setaffinity(0, {options.load_core})  # this process too stays off the measured core

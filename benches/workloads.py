@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import fairness
 import micro
 import scaling
 import servers
@@ -127,4 +128,4 @@ SCALING = [
     ),
 ]
 
-SUITES = {"rows": ALL, "scaling": SCALING}
+SUITES = {"rows": ALL, "scaling": SCALING, "fairness": list(fairness.SITUATIONS.values())}
