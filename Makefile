@@ -6,8 +6,9 @@ PYTHON ?=
 # What test-all goes through.
 PYTHONS ?= 3.11 3.12 3.13 3.14 3.15 3.14d
 
-# What make bench measures (rows, scaling or fairness).
+# What make bench measures (rows, scaling or fairness), and what make bench-page makes its page of.
 SUITE ?= rows
+JSON ?= $(wildcard docs/benchmarks/*.json)
 
 # How long make soak runs, and what it does: without a seed, something new.
 SECONDS ?= 60
@@ -17,7 +18,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-all conformance asan soak test-ecosystem check fmt bench bench-quick clean
+.PHONY: help run build test test-python test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-page clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -32,6 +33,7 @@ help:
 	@echo 'make build         compile the extension into python/velodrome and .venv/VERSION'
 	@echo 'make fmt           format the Rust code'
 	@echo 'make bench         measure beside asyncio and uvloop (bench-quick: a few minutes)'
+	@echo 'make bench-page    docs/benchmarks from files of measurements, JSON="..."; see benches/README.md'
 	@echo 'make clean         remove everything that was built'
 	@echo
 	@echo 'PYTHON=... chooses the interpreter: a path, a command, or a version such as 3.14d'
@@ -73,6 +75,9 @@ bench:
 
 bench-quick:
 	@tools/bench.sh --quick --suite $(SUITE)
+
+bench-page:
+	@tools/bench-page.sh $(JSON)
 
 clean:
 	rm -rf target .venv .pytest_cache .mypy_cache benches/loadgen/target

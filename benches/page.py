@@ -1,0 +1,96 @@
+"""Turn files that `run.py --json` wrote into a page of tables and plots. The same files make the same page.
+
+Nothing is measured here, and no clock is looked at: date, machine and versions are those of the measurements.
+"""
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import report
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
+
+INTRODUCTION = """\
+# Benchmarks
+
+`make bench-page` made this page from files of measurements; what is measured, and how to do it again, says
+[benches/README.md](../../benches/README.md).
+
+Each measurement is a fresh process on a core of its own, under load by a compiled generator that checks every byte.
+Loops take turns inside a round, and ratios are taken inside a round; below 1 is cheaper. No row is left out.
+"""
+
+TITLES = {"rows": "Each row", "scaling": "Scaling", "fairness": "Fairness"}
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str  # of its file, which begins the names of its plots
+    header: dict
+    measurements: list
+
+    @property
+    def labels(self):
+        return list(self.header["loops"])
+
+    @property
+    def rows(self):
+        return report.rows(self.measurements, self.labels)
+
+    @property
+    def suite(self):
+        return self.header.get("suite", "rows")
+
+
+def read(path):
+    with open(path) as lines:
+        header, *others = map(json.loads, lines)
+    if header.get("kind") != "run":
+        raise ValueError(f"{path} does not begin with the header of a run")
+    return Run(path.stem, header, [record for record in others if record["kind"] == "measurement"])
+
+
+def page(runs, plots):
+    """The Markdown; `plots` has for each run's name its plots' titles and file names."""
+    repeated = Counter(run.suite for run in runs)
+    ordered = sorted(runs, key=lambda run: list(TITLES).index(run.suite))
+    sections = [section(run, plots[run.name], repeated[run.suite] > 1) for run in ordered]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def section(run, plots, is_named):
+    title = TITLES[run.suite] + (f": {run.name}" if is_named else "")
+    pictures = [f"![{caption}]({file})" for caption, file in plots]
+    text = report.markdown(run.header, run.rows, run.labels, run.measurements)
+    return "\n\n".join([f"## {title}", *pictures, behind(run), text])
+
+
+def behind(run):
+    """The rows that are marked, once more: in a long table they are easily overlooked."""
+    subject, _ = report.subject_and_baseline(run.labels)
+    rows = run.rows
+    marked = [row.workload for row in rows if "LOSES" in row.verdict or "SHORT" in row.verdict]
+    names = f": {', '.join(marked)}" if marked else ""
+    return f"{subject} is behind in {len(marked)} of {len(rows)} rows{names}."
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written by run.py --json")
+    parser.add_argument("--output", type=Path, default=PAGE, metavar="FOLDER", help="default docs/benchmarks")
+    options = parser.parse_args()
+    # A matplotlib is needed for nothing else in here.
+    import plots
+
+    runs = [read(path) for path in options.files]
+    options.output.mkdir(parents=True, exist_ok=True)
+    drawn = {run.name: plots.draw(run, options.output) for run in runs}
+    (options.output / "README.md").write_text(page(runs, drawn))
+    print(options.output / "README.md")
+
+
+if __name__ == "__main__":
+    main()
