@@ -1,5 +1,6 @@
 //! The load generator must notice a server that answers wrongly; a benchmark of wrong answers measures nothing.
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
@@ -102,29 +103,50 @@ fn server_without_work_is_told_from_the_others() {
     assert!(!line.contains(r#""server_cpu_seconds": 0.000000000"#), "{line}");
 }
 
-#[test]
-fn connection_that_is_accepted_late_has_a_part_in_the_window() {
+/// Runs the generator with two connections, of which the second is accepted later than warm-up and window could be over,
+/// and returns what `serve` has counted there.
+fn accept_late(arguments: &[&str], serve: fn(TcpStream, &Cell<usize>)) -> usize {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = thread::spawn(move || {
         let (first, _) = listener.accept().unwrap();
-        thread::spawn(|| echo(first, |_, _| {}));
-        thread::sleep(Duration::from_millis(300)); // longer than warm-up and window
-        let (mut second, _) = listener.accept().unwrap();
-        let mut buffer = [0; 64];
-        let mut messages = 0;
-        while second.read_exact(&mut buffer).is_ok() && second.write_all(&buffer).is_ok() {
-            messages += 1;
-        }
-        messages
+        thread::spawn(move || serve(first, &Cell::new(0)));
+        thread::sleep(Duration::from_millis(300));
+        let (second, _) = listener.accept().unwrap();
+        let count = Cell::new(0);
+        serve(second, &count);
+        count.get()
     });
     let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(["--tcp", &address, "--echo", "64", "--connections", "2"])
+        .args(["--tcp", &address, "--connections", "2"])
         .args(["--warm-up-ms", "10", "--window-ms", "100"])
+        .args(arguments)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(server.join().unwrap() > 1);
+    server.join().unwrap()
+}
+
+#[test]
+fn connection_that_is_accepted_late_has_a_part_in_the_window() {
+    let echoed = accept_late(&["--echo", "64"], |stream, bytes| {
+        echo(stream, |total, _| bytes.set(total));
+    });
+    let uploaded = accept_late(&["--upload", "64"], |stream, intervals| {
+        acknowledge(64, stream, |number, byte| {
+            intervals.set(number);
+            byte
+        });
+    });
+    let downloaded = accept_late(DOWNLOAD, |stream, rounds| {
+        send_numbers(stream, |round, _| rounds.set(round));
+    });
+    let visited = accept_late(&["--echo", "64", "--invite"], |stream, visits| {
+        visit(stream, |visit, _| visits.set(visit));
+    });
+    for count in [echoed, uploaded, downloaded, visited] {
+        assert!(count > 1, "{echoed} {uploaded} {downloaded} {visited}");
+    }
 }
 
 #[test]
