@@ -102,13 +102,7 @@ fn generate_load(
         .collect::<Result<Vec<_>, _>>()?;
     let own_clock = CpuClock::of_this_process();
     let epoll = Epoll::new()?;
-    let mut peers = Peers::new();
-    for index in 0..options.connections {
-        peers.push(match options.invites {
-            true => Box::new(Host::invite(index, &options.work, &epoll)?),
-            false => Box::new(Client::connect(index, &options.work, &epoll)?),
-        });
-    }
+    let mut peers = connect_all(options, &epoll)?;
 
     let mut load = Load::new(&epoll);
     load.meet_all(&mut peers)?;
@@ -128,6 +122,17 @@ fn generate_load(
         .collect();
     load.finish(&mut peers)?;
     Ok(Report { tally, elapsed, server_cpu, own_cpu })
+}
+
+fn connect_all<'a>(options: &'a Options, epoll: &'a Epoll) -> io::Result<Peers<'a>> {
+    let mut peers = Peers::new();
+    for index in 0..options.connections {
+        peers.push(match options.invites {
+            true => Box::new(Host::invite(index, &options.work, epoll)?),
+            false => Box::new(Client::connect(index, &options.work, epoll)?),
+        });
+    }
+    Ok(peers)
 }
 
 fn times(clocks: &[CpuClock]) -> io::Result<Vec<Duration>> {
