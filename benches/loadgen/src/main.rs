@@ -84,7 +84,7 @@ trait Peer {
 
     fn has_left(&self) -> bool;
 
-    /// Spares both sides TIME_WAIT, once the server may not mind.
+    /// Spares both sides TIME_WAIT, once the server may not mind. Comes too late where both have ended, our side first.
     fn reset_on_close(&self) -> io::Result<()>;
 }
 
