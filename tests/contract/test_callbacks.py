@@ -4,7 +4,9 @@ import asyncio
 import contextvars
 import gc
 import random
+import socket
 import sys
+import time
 import weakref
 
 import pytest
@@ -101,7 +103,7 @@ def test_a_threadsafe_callback_added_during_a_tick_runs_in_the_next(loop):
     assert ran == ["first", "second", "added"]
 
 
-def test_what_is_queued_runs_before_io_and_timers_of_the_same_tick(loop, socket_pair):
+def test_a_tick_runs_what_is_queued_then_io_then_timers(loop, socket_pair):
     one, other = socket_pair
     ran = []
 
@@ -122,8 +124,33 @@ def test_what_is_queued_runs_before_io_and_timers_of_the_same_tick(loop, socket_
 
     loop.call_soon(prepare)
     loop.run_forever()
-    assert ran[0] == "soon"
-    assert sorted(ran) == ["io", "soon", "timer"]
+    assert ran == ["soon", "io", "timer"]
+
+
+def test_what_has_arrived_is_not_timed_out_by_a_loop_that_was_blocked(loop):
+    connections = [socket.socketpair() for _ in range(300)]
+    served = []
+    timed_out = []
+
+    def readable(one, timer):
+        timer.cancel()
+        loop.remove_reader(one)
+        served.append(one.recv(1))
+        if len(served) == len(connections):
+            loop.stop()
+
+    def block():
+        for one, other in connections:
+            other.send(b"x")
+            loop.add_reader(one, readable, one, loop.call_later(0.001, timed_out.append, one))
+        time.sleep(0.01)
+
+    loop.call_soon(block)
+    loop.run_forever()
+    assert timed_out == []
+    for one, other in connections:
+        one.close()
+        other.close()
 
 
 def test_endless_callbacks_do_not_starve_io(loop, socket_pair):

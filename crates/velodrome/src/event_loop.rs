@@ -175,9 +175,16 @@ impl<K: Kind> EventLoop<K> {
             return true;
         }
         let ticks = self.ticks_without_poll.get();
-        if ticks >= MAX_TICKS_WITHOUT_POLL
-            || self.clock.now_ns() - self.last_poll_ns.get() >= MAX_NS_WITHOUT_POLL
-        {
+        if ticks >= MAX_TICKS_WITHOUT_POLL {
+            return true;
+        }
+        let now_ns = self.clock.now_ns();
+        if now_ns - self.last_poll_ns.get() >= MAX_NS_WITHOUT_POLL {
+            return true;
+        }
+        // What is ready runs before a timer that is due.
+        let deadline_ns = self.timers.borrow().next_deadline_ns();
+        if deadline_ns.is_some_and(|at| at <= now_ns.wrapping_add_signed(self.shift_ns.get())) {
             return true;
         }
         self.ticks_without_poll.set(ticks + 1);
@@ -186,6 +193,8 @@ impl<K: Kind> EventLoop<K> {
 
     fn poll<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
         let mut events = self.events.take().unwrap_or_default();
+        // All that is ready runs before the timers that are due: what has arrived is not timed out.
+        events.make_room(self.reactor.capacity());
         let timeout_ns = self.poll_timeout_ns();
         let waited = if timeout_ns != Some(0) && self.inbox.fall_asleep() {
             let poller = &self.reactor.poller;

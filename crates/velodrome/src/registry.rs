@@ -43,6 +43,11 @@ impl<S: Clone> Reactor<S> {
         Ok(Reactor { poller: Poller::new()?, slots: RefCell::default() })
     }
 
+    /// No more descriptors than this can be ready at once, the loop's own included.
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots.borrow().len() + 2
+    }
+
     /// Who is registered for a descriptor.
     pub fn source(&self, fd: RawFd) -> Option<S> {
         self.slots.borrow().get(usize::try_from(fd).ok()?)?.source.clone()

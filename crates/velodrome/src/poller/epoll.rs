@@ -49,9 +49,6 @@ unsafe impl Send for Events {}
 /// Waits shorter than this get nanoseconds; for longer ones a millisecond does not matter.
 const PRECISE_BELOW_NS: u64 = 5_000_000;
 
-/// More ready descriptors than this are reported by the next wait.
-const MAX_EVENTS: usize = 1024;
-
 impl Default for Events {
     fn default() -> Self {
         Events(Vec::with_capacity(64))
@@ -74,6 +71,11 @@ impl Events {
 
     pub fn clear(&mut self) {
         self.0.clear();
+    }
+
+    /// Lets one wait report as many descriptors. What does not fit is reported by the next one.
+    pub fn make_room(&mut self, descriptors: usize) {
+        self.0.reserve(descriptors.saturating_sub(self.0.len()));
     }
 }
 
@@ -120,9 +122,6 @@ impl Epoll {
     /// descriptor, which counts nanoseconds on every kernel, unlike `epoll_pwait2`.
     pub fn wait(&self, timeout_ns: Option<u64>, events: &mut Events) -> Result<()> {
         let buffer = &mut events.0;
-        if buffer.len() == buffer.capacity() && buffer.capacity() < MAX_EVENTS {
-            buffer.reserve(buffer.len());
-        }
         buffer.clear();
         let mut timeout = timeout_ns.map(|ns| Timespec {
             tv_sec: (ns / 1_000_000_000).cast_signed(),
