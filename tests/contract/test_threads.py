@@ -132,6 +132,27 @@ def test_nothing_is_lost_while_the_loop_is_busy_with_its_own(loop):
     assert ran == list(range(2000))
 
 
+def test_a_thread_that_posts_without_a_pause_lets_the_loop_go_round(loop):
+    ran = []
+
+    def post():
+        for number in range(100_000):
+            loop.call_soon_threadsafe(ran.append, number)
+        return len(ran)
+
+    async def main():
+        return await loop.run_in_executor(None, post)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # the interpreter will not take the GIL away from it
+    try:
+        ran_meanwhile = loop.run_until_complete(main())
+    finally:
+        sys.setswitchinterval(interval)
+    assert ran_meanwhile > 0
+    assert ran == list(range(100_000))
+
+
 def test_calls_before_the_run_are_kept(loop):
     ran = []
     for thread in in_threads(4, lambda number: loop.call_soon_threadsafe(ran.append, number)):

@@ -49,14 +49,17 @@ impl<C, W: Wake> Inbox<C, W> {
         }
     }
 
-    /// Hands a callback to the loop, in order, from any thread, and ends its sleep.
-    pub fn push(&self, callback: C) {
-        {
+    /// Hands a callback to the loop, in order, from any thread, and ends its sleep. Returns how many
+    /// wait now.
+    pub fn push(&self, callback: C) -> usize {
+        let waiting = {
             let mut queue = self.lock();
             queue.push_back(callback);
             self.filled.store(true, Release);
-        }
+            queue.len()
+        };
         self.wake();
+        waiting
     }
 
     /// Lends the callback that waits as the last one, to be exchanged for one that does the same.
@@ -154,7 +157,11 @@ mod tests {
         let senders: Vec<_> = (0..4)
             .map(|sender| {
                 let inbox = Arc::clone(&inbox);
-                thread::spawn(move || (0..1000).for_each(|number| inbox.push((sender, number))))
+                thread::spawn(move || {
+                    (0..1000).for_each(|number| {
+                        inbox.push((sender, number));
+                    });
+                })
             })
             .collect();
         let mut next = [0; 4];
@@ -225,7 +232,11 @@ mod interleavings {
             let inbox = Arc::new(Inbox::with_waker(Flag::default()));
             let sender = {
                 let inbox = Arc::clone(&inbox);
-                thread::spawn(move || (0..2).for_each(|number| inbox.push(number)))
+                thread::spawn(move || {
+                    (0..2).for_each(|number| {
+                        inbox.push(number);
+                    });
+                })
             };
             assert_eq!(receive(&inbox, 2), [0, 1]);
             sender.join().unwrap();

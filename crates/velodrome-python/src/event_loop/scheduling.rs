@@ -1,6 +1,12 @@
 //! The methods that run per callback, task or timer: `call_soon` and its kin, `create_future`,
 //! `create_task`. They take CPython's calling convention as it is, without a tuple or a dict.
 
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
 use pyo3::{
     IntoPyObjectExt,
     exceptions::{PyAttributeError, PyTypeError},
@@ -9,6 +15,7 @@ use pyo3::{
     sync::PyOnceLock,
     types::{PyDict, PyFloat, PyInt, PyString, PyTuple},
 };
+use velodrome::Inbox;
 
 use super::Loop;
 use crate::{
@@ -168,10 +175,34 @@ pub(super) fn push_from_any_thread(slf: &Bound<'_, Loop>, callback: Callback) ->
     let model = slf.get().model(py)?;
     if slf.get().runs_in_this_thread(py) {
         model.call_soon(callback);
-    } else {
-        model.inbox().push(callback);
+        return Ok(());
+    }
+    let waiting = model.inbox().push(callback);
+    if waiting % POSTS_IN_A_ROW == 0 && slf.get().is_running(py) {
+        let inbox = Arc::clone(model.inbox());
+        drop(model);
+        give_way(py, &inbox);
     }
     Ok(())
+}
+
+/// Another thread may leave so many callbacks in the inbox before it lets the loop have the GIL.
+const POSTS_IN_A_ROW: usize = 1024;
+
+/// Releases the GIL until the loop has looked into its inbox, but not for long.
+///
+/// A thread that posts without a pause would otherwise keep the GIL for the interpreter's switch
+/// interval, thousands of posts long, and the loop would then run all of them before it looks at
+/// its descriptors again.
+#[cold]
+fn give_way(py: Python<'_>, inbox: &Inbox<Callback>) {
+    const LONGEST: Duration = Duration::from_micros(200);
+    py.detach(|| {
+        let start = Instant::now();
+        while inbox.is_filled() && start.elapsed() < LONGEST {
+            thread::yield_now();
+        }
+    });
 }
 
 /// Seconds on the loop's clock to nanoseconds, rounded up so that no timer is early.
