@@ -62,8 +62,11 @@ pub trait Source {
     fn ready(self, readiness: Readiness, push: &mut dyn FnMut(Self::Callback));
 }
 
-/// The poll is skipped for at most so many ticks in a row while callbacks are ready...
-const MAX_TICKS_WITHOUT_POLL: u32 = 16;
+/// The poll is skipped for at most so many ticks in a row while callbacks are ready; for twice as
+/// many after each poll that found nothing...
+const TICKS_WITHOUT_POLL: u32 = 16;
+/// ...up to this...
+const MAX_TICKS_WITHOUT_POLL: u32 = 64;
 /// ...and for at most so long.
 const MAX_NS_WITHOUT_POLL: u64 = 50_000;
 
@@ -87,6 +90,8 @@ pub struct EventLoop<K: Kind> {
     turn: Cell<u64>,
     in_batch: Cell<bool>,
     ticks_without_poll: Cell<u32>,
+    /// Between [`TICKS_WITHOUT_POLL`] and [`MAX_TICKS_WITHOUT_POLL`].
+    ticks_allowed: Cell<u32>,
     last_poll_ns: Cell<u64>,
 }
 
@@ -113,6 +118,7 @@ impl<K: Kind> EventLoop<K> {
             turn: Cell::new(0),
             in_batch: Cell::new(false),
             ticks_without_poll: Cell::new(0),
+            ticks_allowed: Cell::new(TICKS_WITHOUT_POLL),
             last_poll_ns: Cell::new(0),
         })
     }
@@ -120,6 +126,7 @@ impl<K: Kind> EventLoop<K> {
     /// Runs ticks until one ends with `stop` called. The first tick always polls.
     pub fn run<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
         self.ticks_without_poll.set(MAX_TICKS_WITHOUT_POLL);
+        self.ticks_allowed.set(TICKS_WITHOUT_POLL);
         let result = loop {
             if let Err(exit) = self.tick(host) {
                 break Err(exit);
@@ -175,20 +182,23 @@ impl<K: Kind> EventLoop<K> {
             return true;
         }
         let ticks = self.ticks_without_poll.get();
-        if ticks >= MAX_TICKS_WITHOUT_POLL {
+        if ticks >= self.ticks_allowed.get() || self.has_due_timer() {
             return true;
         }
-        let now_ns = self.clock.now_ns();
-        if now_ns - self.last_poll_ns.get() >= MAX_NS_WITHOUT_POLL {
-            return true;
-        }
-        // What is ready runs before a timer that is due.
-        let deadline_ns = self.timers.borrow().next_deadline_ns();
-        if deadline_ns.is_some_and(|at| at <= now_ns.wrapping_add_signed(self.shift_ns.get())) {
+        // The clock is looked at after 0, 1, 2, 4, 8... ticks: a look costs as much as a tick.
+        if ticks & ticks.wrapping_sub(1) == 0
+            && self.clock.now_ns() - self.last_poll_ns.get() >= MAX_NS_WITHOUT_POLL
+        {
             return true;
         }
         self.ticks_without_poll.set(ticks + 1);
         false
+    }
+
+    /// What is ready must run before it.
+    fn has_due_timer(&self) -> bool {
+        let deadline_ns = self.timers.borrow().next_deadline_ns();
+        deadline_ns.is_some_and(|deadline_ns| deadline_ns <= self.now_ns())
     }
 
     fn poll<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
@@ -209,6 +219,12 @@ impl<K: Kind> EventLoop<K> {
             // open poller and times that it can count.
             events.clear();
         }
+        let found_nothing = timeout_ns == Some(0) && events.is_empty();
+        self.ticks_allowed.set(if found_nothing {
+            (self.ticks_allowed.get() * 2).min(MAX_TICKS_WITHOUT_POLL)
+        } else {
+            TICKS_WITHOUT_POLL
+        });
         self.ticks_without_poll.set(0);
         self.last_poll_ns.set(self.clock.now_ns());
         self.take_inbox();
