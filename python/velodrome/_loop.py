@@ -228,3 +228,5 @@ class Loop(  # type: ignore[misc]
             return
         super().__del__(_warn)
 
+
+_native.add_loop_methods(Loop)

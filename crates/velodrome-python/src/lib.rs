@@ -30,7 +30,11 @@ mod tls;
 mod transport;
 mod watch;
 
-use pyo3::{exceptions::PyImportError, prelude::*};
+use pyo3::{
+    exceptions::{PyImportError, PyTypeError},
+    prelude::*,
+    types::PyType,
+};
 
 /// To be called in a forked child, by the C library.
 extern "C" fn forked_child() {
@@ -113,6 +117,17 @@ mod _native {
             context: None,
         };
         super::datagram::DatagramTransport::over_socket(sock, address, connection)
+    }
+
+    /// Give the package's loop class descriptors of its own for what runs all the time: one that is
+    /// inherited makes CPython walk through the bases of the class at each call.
+    #[pyfunction]
+    #[pyo3(signature = (class, /))]
+    fn add_loop_methods(class: &Bound<'_, PyType>) -> PyResult<()> {
+        if !class.is_subclass_of::<Loop>()? {
+            return Err(PyTypeError::new_err("a subclass of velodrome._native.Loop is expected"));
+        }
+        fast::add_methods(class, event_loop::METHODS)
     }
 
     /// The socket address of a host and a port that are numbers, `None` for any other.
