@@ -128,8 +128,7 @@ def call_at_debug(loop, when, callback, args, context):
     timer = asyncio.TimerHandle(when, callback, args, loop, context)
     if timer._source_traceback:
         del timer._source_traceback[-1]
-    loop._schedule(when, timer)
-    timer._scheduled = True
+    timer._scheduled = loop._schedule(when, timer)
     return timer
 
 

@@ -1,7 +1,7 @@
 //! What waits in a Python loop's queues: the model's kind of loop.
 
-use pyo3::{PyTraverseError, PyVisit, ffi, intern, prelude::*};
-use velodrome::{Cancellable, Kind, Readiness, Source as ModelSource};
+use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
+use velodrome::{Kind, Readiness, Source as ModelSource};
 
 use crate::{
     call::{Call, call_method},
@@ -193,13 +193,6 @@ pub enum Timer {
 }
 
 impl Timer {
-    pub fn is(&self, other: *mut ffi::PyObject) -> bool {
-        match self {
-            Timer::Native(timer) => timer.as_ptr() == other,
-            Timer::Foreign(timer) => timer.as_ptr() == other,
-        }
-    }
-
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Timer::Native(timer) => visit.call(timer),
@@ -208,26 +201,10 @@ impl Timer {
     }
 }
 
-impl Cancellable for Timer {
-    fn is_cancelled(&self) -> bool {
-        // SAFETY: the model asks from the loop's methods only, which run attached. (`attach` might
-        // release what other threads left to it, and so run code while the heap is borrowed.)
-        let py = unsafe { Python::assume_attached() };
-        match self {
-            Timer::Native(timer) => timer.bind(py).as_super().get().is_cancelled(py),
-            // A slot of asyncio's class: reading it runs no code and cannot fail.
-            Timer::Foreign(timer) => timer
-                .bind(py)
-                .getattr(intern!(py, "_cancelled"))
-                .and_then(|cancelled| cancelled.is_truthy())
-                .unwrap_or(false),
-        }
-    }
-}
-
 impl From<Timer> for Callback {
     fn from(timer: Timer) -> Self {
-        // SAFETY: as in `Timer::is_cancelled`.
+        // SAFETY: the model asks from the loop's methods only, which run attached. (`attach` might
+        // release what other threads left to it, and so run code while the loop is borrowed.)
         let py = unsafe { Python::assume_attached() };
         match timer {
             Timer::Native(timer) => {
@@ -307,7 +284,7 @@ impl From<Watcher> for Callback {
 
 impl Clone for Source {
     fn clone(&self) -> Self {
-        // SAFETY: as in `Timer::is_cancelled`.
+        // SAFETY: as for a timer that becomes a callback.
         let py = unsafe { Python::assume_attached() };
         match self {
             Source::Watch { reader, writer, file } => Source::Watch {

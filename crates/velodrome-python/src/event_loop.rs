@@ -20,9 +20,9 @@ use pyo3::{
     exceptions::PyRuntimeError,
     ffi, intern,
     prelude::*,
-    types::{PyDict, PyString, PyTuple, PyType},
+    types::{PyDict, PyInt, PyString, PyTuple, PyType},
 };
-use velodrome::{EventLoop, Interest, datagram::ReceiveBatch};
+use velodrome::{EventLoop, Interest, TimerKey, datagram::ReceiveBatch};
 
 use crate::{
     callback::{Callback, PyKind, Timer},
@@ -190,11 +190,10 @@ impl Loop {
         self.0.get(py).tls_output.set(output);
     }
 
-    pub fn timer_cancelled(&self, py: Python<'_>, timer: &Bound<'_, PyAny>) {
-        let removed =
-            self.model(py).map(|model| model.timer_cancelled(|other| other.is(timer.as_ptr())));
-        // Finalizers run here, and may close the loop: nothing of it is borrowed any more.
-        drop(removed);
+    pub fn cancel_timer(&self, py: Python<'_>, key: TimerKey) {
+        let cancelled = self.model(py).ok().and_then(|model| model.cancel_timer(key));
+        // Nothing of the loop is borrowed any more.
+        drop(cancelled);
     }
 
     pub fn user_wakeup_fd(&self, py: Python<'_>) -> RawFd {
@@ -506,14 +505,21 @@ impl Loop {
         self.model(py)?.signal_writer().map_err(os_error)
     }
 
-    /// Queues asyncio's own timer handle, in debug mode.
-    fn _schedule(&self, py: Python<'_>, when: f64, timer: Py<PyAny>) -> PyResult<()> {
-        self.model(py)?.call_at(deadline_ns(when), Timer::Foreign(timer));
-        Ok(())
+    /// Queues asyncio's own timer handle, in debug mode. Returns what goes into its `_scheduled`, of which
+    /// asyncio only asks whether it is true.
+    fn _schedule(&self, py: Python<'_>, when: f64, timer: Py<PyAny>) -> PyResult<u64> {
+        Ok(self.model(py)?.call_at(deadline_ns(when), Timer::Foreign(timer)).into())
     }
 
-    fn _timer_handle_cancelled(&self, py: Python<'_>, handle: &Bound<'_, PyAny>) {
-        self.timer_cancelled(py, handle);
+    fn _timer_handle_cancelled(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = handle.py();
+        let scheduled = handle.getattr(intern!(py, "_scheduled"))?;
+        if let Ok(number) = scheduled.cast_exact::<PyInt>()
+            && let Ok(key) = TimerKey::try_from(number.extract::<u64>()?)
+        {
+            self.cancel_timer(py, key);
+        }
+        Ok(())
     }
 
     #[getter]

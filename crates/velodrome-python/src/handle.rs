@@ -19,6 +19,8 @@ use pyo3::{
     types::{PyFloat, PyInt, PyTuple},
 };
 
+use velodrome::TimerKey;
+
 use crate::{
     call::{Call, Held},
     error::leaves_loop,
@@ -399,7 +401,8 @@ pub struct TimerHandle {
     when: f64,
     /// The same as it was given, if that is an `int`.
     whole: Option<Py<PyInt>>,
-    scheduled: GilBound<Cell<bool>>,
+    /// While it waits in the loop.
+    key: GilBound<Cell<Option<TimerKey>>>,
 }
 
 impl TimerHandle {
@@ -407,13 +410,17 @@ impl TimerHandle {
         PyClassInitializer::from(handle).add_subclass(TimerHandle {
             when,
             whole,
-            scheduled: GilBound::new(Cell::new(true)),
+            key: GilBound::new(Cell::new(None)),
         })
     }
 
-    /// It has left the heap.
+    pub fn scheduled_as(&self, py: Python<'_>, key: TimerKey) {
+        self.key.get(py).set(Some(key));
+    }
+
+    /// It waits no more: it is about to run.
     pub fn unscheduled(&self, py: Python<'_>) {
-        self.scheduled.get(py).set(false);
+        self.key.get(py).set(None);
     }
 
     /// What equality compares, as asyncio's does.
@@ -432,10 +439,10 @@ impl TimerHandle {
         let py = slf.py();
         let handle = slf.as_super().get();
         if handle.do_cancel(py)
-            && slf.get().scheduled.get(py).replace(false)
+            && let Some(key) = slf.get().key.get(py).take()
             && let Some(event_loop) = handle.event_loop(py)
         {
-            event_loop.get().timer_cancelled(py, slf.as_any());
+            event_loop.get().cancel_timer(py, key);
         }
     }
 
@@ -454,7 +461,7 @@ impl TimerHandle {
 
     #[getter]
     fn _scheduled(&self, py: Python<'_>) -> bool {
-        self.scheduled.get(py).get()
+        self.key.get(py).get().is_some()
     }
 
     #[getter]

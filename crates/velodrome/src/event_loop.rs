@@ -18,7 +18,7 @@ use crate::{
     poller::{Events, Interest, Readiness, Token},
     registry::Reactor,
     signal::SignalPipe,
-    timer::{Cancellable, Removed, Timers},
+    timer::{Key, Timers},
 };
 
 /// What a loop is made of: says what waits in its queues.
@@ -26,7 +26,7 @@ pub trait Kind {
     /// What waits in the ready queue.
     type Callback;
     /// What waits for its time. When it is due, it becomes a callback.
-    type Timer: Cancellable + Into<Self::Callback>;
+    type Timer: Into<Self::Callback>;
     /// Who hears of a descriptor.
     type Source: Source<Callback = Self::Callback> + Clone;
 }
@@ -197,7 +197,7 @@ impl<K: Kind> EventLoop<K> {
 
     /// What is ready must run before it.
     fn has_due_timer(&self) -> bool {
-        let deadline_ns = self.timers.borrow().next_deadline_ns();
+        let deadline_ns = self.timers.borrow_mut().next_deadline_ns();
         deadline_ns.is_some_and(|deadline_ns| deadline_ns <= self.now_ns())
     }
 
@@ -235,12 +235,10 @@ impl<K: Kind> EventLoop<K> {
 
     /// How long the poll may sleep; `None` without end.
     fn poll_timeout_ns(&self) -> Option<u64> {
-        // First: a finalizer that runs here may queue a callback, or stop the loop.
-        self.drop_cancelled_timers();
         if self.stopping.get() || !self.ready.borrow().is_empty() {
             return Some(0);
         }
-        let deadline = self.timers.borrow().next_deadline_ns()?;
+        let deadline = self.timers.borrow_mut().next_deadline_ns()?;
         Some(deadline.saturating_sub(self.now_ns()).min(LONGEST_POLL_NS))
     }
 
@@ -270,16 +268,6 @@ impl<K: Kind> EventLoop<K> {
         }
     }
 
-    fn drop_cancelled_timers(&self) {
-        loop {
-            // The binding ends the borrow before the timer is dropped.
-            let cancelled = self.timers.borrow_mut().pop_cancelled();
-            if cancelled.is_none() {
-                break;
-            }
-        }
-    }
-
     fn take_due_timers(&self) {
         if self.timers.borrow().is_empty() {
             return;
@@ -288,9 +276,7 @@ impl<K: Kind> EventLoop<K> {
         loop {
             let due = self.timers.borrow_mut().pop_due(now_ns);
             let Some(timer) = due else { break };
-            if !timer.is_cancelled() {
-                self.ready.borrow_mut().push_back(timer.into());
-            }
+            self.ready.borrow_mut().push_back(timer.into());
         }
     }
 
@@ -313,16 +299,14 @@ impl<K: Kind> EventLoop<K> {
     }
 
     /// Queues a timer. `deadline_ns` is on the clock of [`EventLoop::now_ns`].
-    pub fn call_at(&self, deadline_ns: u64, timer: K::Timer) {
-        self.timers.borrow_mut().insert(deadline_ns, timer);
+    pub fn call_at(&self, deadline_ns: u64, timer: K::Timer) -> Key {
+        self.timers.borrow_mut().insert(deadline_ns, timer)
     }
 
-    /// Tells that a timer in the heap was cancelled; `is_it` recognises it.
-    ///
-    /// Returns what left the heap; drop it where foreign code may run.
+    /// Takes a timer out that was cancelled, if it still waits; drop it where foreign code may run.
     #[must_use]
-    pub fn timer_cancelled(&self, is_it: impl Fn(&K::Timer) -> bool) -> Removed<K::Timer> {
-        self.timers.borrow_mut().cancelled(is_it)
+    pub fn cancel_timer(&self, key: Key) -> Option<K::Timer> {
+        self.timers.borrow_mut().remove(key)
     }
 
     /// The door for other threads.
@@ -405,12 +389,6 @@ mod tests {
     use super::*;
 
     struct Timer;
-
-    impl Cancellable for Timer {
-        fn is_cancelled(&self) -> bool {
-            false
-        }
-    }
 
     impl From<Timer> for () {
         fn from(_: Timer) {}

@@ -39,4 +39,4 @@ pub use error::{Error, Result};
 pub use event_loop::{EventLoop, Host, Kind, Source};
 pub use inbox::Inbox;
 pub use poller::{Interest, Readiness};
-pub use timer::{Cancellable, Removed, Timers};
+pub use timer::{Key as TimerKey, Timers};

@@ -1,213 +1,328 @@
-//! The timer heap: four children a node, ordered by (deadline, order of insertion).
+//! The timers, by (deadline, order of insertion): a run and a heap.
 //!
-//! Cancelling marks a timer in its owner's hands ([`Cancellable`]) and leaves its entry in the
-//! heap; the heap drops it when it comes up, or all of them at once when they are the majority.
-//! The exception is the entry at the end of the array: it is taken back at once, which is what a
-//! timeout that did not strike usually is.
+//! Most timers are set for later than the one set before, since most have the same delay. They form
+//! the run, a queue that needs no comparing; what does not fit behind it goes into the heap, which
+//! has four children a node.
 //!
-//! No method runs foreign code while the heap is half-updated: removed timers are handed to the
-//! caller, who drops them when nothing is borrowed.
+//! Both hold entries that name a slot, where the timer itself is. Cancelling takes it out of its slot,
+//! so that nothing of it stays, and leaves the entry; dead entries go when they come up, when they are
+//! at an end of the run, or all together when they are the majority.
+//!
+//! No method drops a timer: what leaves is handed to the caller, who drops it when nothing is borrowed.
 
-/// A timer whose owner may cancel it while it waits in the heap.
-pub trait Cancellable {
-    fn is_cancelled(&self) -> bool;
+use std::{collections::VecDeque, mem, num::NonZeroU32};
+
+/// Names a timer for as long as it waits; afterwards it names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    slot: u32,
+    generation: NonZeroU32,
 }
 
-#[derive(Debug)]
-struct Entry<T> {
-    deadline_ns: u64,
-    /// Equal deadlines fire in the order in which they were set.
-    sequence: u64,
-    timer: T,
-}
-
-impl<T> Entry<T> {
-    #[inline]
-    fn key(&self) -> (u64, u64) {
-        (self.deadline_ns, self.sequence)
+impl From<Key> for u64 {
+    fn from(key: Key) -> u64 {
+        u64::from(key.generation.get()) << 32 | u64::from(key.slot)
     }
 }
 
-/// Fewer cancelled timers than this are never worth a sweep.
-const MIN_CANCELLED_FOR_SWEEP: usize = 100;
-const ARITY: usize = 4;
+impl TryFrom<u64> for Key {
+    type Error = ();
 
-/// What left the heap when a timer was cancelled.
-#[derive(Debug)]
-pub enum Removed<T> {
-    Nothing,
-    One(T),
-    Swept(Vec<T>),
+    /// The key of this number, if there is one.
+    fn try_from(number: u64) -> Result<Self, ()> {
+        let generation = NonZeroU32::new((number >> 32) as u32).ok_or(())?;
+        Ok(Key { slot: number as u32, generation })
+    }
 }
 
 #[derive(Debug)]
+struct Slot<T> {
+    /// Of the timer that is in it, or will be next.
+    generation: NonZeroU32,
+    timer: Option<T>,
+}
+
+impl<T> Slot<T> {
+    /// What was in it; keys to it no longer fit.
+    fn vacate(&mut self) -> Option<T> {
+        self.generation = self.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        self.timer.take()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    deadline_ns: u64,
+    /// Equal deadlines fire in the order in which they were set.
+    sequence: u64,
+    slot: u32,
+}
+
+impl Entry {
+    #[inline]
+    fn key(&self) -> u128 {
+        u128::from(self.deadline_ns) << 64 | u128::from(self.sequence)
+    }
+}
+
+/// Fewer dead entries than this are never worth a sweep.
+const MIN_DEAD_FOR_SWEEP: usize = 100;
+const ARITY: usize = 4;
+
+#[derive(Debug)]
 pub struct Timers<T> {
-    heap: Vec<Entry<T>>,
+    /// In order. Neither end is dead.
+    run: VecDeque<Entry>,
+    heap: Vec<Entry>,
+    /// A slot belongs to its entry until that is gone.
+    slots: Vec<Slot<T>>,
+    free_slots: Vec<u32>,
     next_sequence: u64,
-    /// How many entries of the heap are cancelled.
-    cancelled: usize,
+    /// Entries whose timer was removed.
+    dead: usize,
 }
 
 impl<T> Default for Timers<T> {
     fn default() -> Self {
-        Timers { heap: Vec::new(), next_sequence: 0, cancelled: 0 }
+        Timers {
+            run: VecDeque::new(),
+            heap: Vec::new(),
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            next_sequence: 0,
+            dead: 0,
+        }
     }
 }
 
-impl<T: Cancellable> Timers<T> {
+impl<T> Timers<T> {
     pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
+        self.len() == 0
     }
 
+    /// How many timers wait.
     pub fn len(&self) -> usize {
-        self.heap.len()
+        self.run.len() + self.heap.len() - self.dead
     }
 
-    /// The timers in the heap, cancelled ones included, in no particular order.
+    /// The timers that wait, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.heap.iter().map(|entry| &entry.timer)
+        self.slots.iter().filter_map(|slot| slot.timer.as_ref())
     }
 
-    pub fn insert(&mut self, deadline_ns: u64, timer: T) {
+    /// Adds a timer that is due at `deadline_ns`.
+    pub fn insert(&mut self, deadline_ns: u64, timer: T) -> Key {
+        let key = self.occupy_slot(timer);
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.heap.push(Entry { deadline_ns, sequence, timer });
-        self.sift_up(self.heap.len() - 1);
-    }
-
-    /// Tells the heap that one of its timers was cancelled. `is_it` recognises the timer.
-    ///
-    /// Returns what left the heap; drop it where foreign code may run.
-    #[must_use]
-    pub fn cancelled(&mut self, is_it: impl Fn(&T) -> bool) -> Removed<T> {
-        if self.heap.last().is_some_and(|last| is_it(&last.timer)) {
-            // The last entry of the array has no children: removing it keeps the order.
-            return self.heap.pop().map_or(Removed::Nothing, |entry| Removed::One(entry.timer));
+        let entry = Entry { deadline_ns, sequence, slot: key.slot };
+        match self.run.back() {
+            Some(last) if entry.key() < last.key() => {
+                let mut for_heap = entry;
+                if self.run.len() == 1 {
+                    // One that is far away must not keep all the others out of the run.
+                    mem::swap(&mut self.run[0], &mut for_heap);
+                }
+                self.heap.push(for_heap);
+                self.sift_up(self.heap.len() - 1);
+            }
+            _ => self.run.push_back(entry),
         }
-        self.cancelled += 1;
-        if self.cancelled > MIN_CANCELLED_FOR_SWEEP && self.cancelled * 2 > self.heap.len() {
-            return Removed::Swept(self.sweep());
-        }
-        Removed::Nothing
+        key
     }
 
-    /// When the next timer is due, cancelled or not.
-    #[inline]
-    pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.heap.first().map(|entry| entry.deadline_ns)
-    }
-
-    /// Removes the first timer if it is cancelled.
-    pub fn pop_cancelled(&mut self) -> Option<T> {
-        if self.cancelled == 0 || !self.heap.first()?.timer.is_cancelled() {
+    /// Takes a timer out before its time; `None` if it no longer waits.
+    pub fn remove(&mut self, key: Key) -> Option<T> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        if slot.generation != key.generation {
             return None;
         }
-        self.cancelled -= 1;
-        Some(self.pop_first())
+        let timer = slot.timer.take()?;
+        self.dead += 1;
+        self.trim();
+        if self.dead > MIN_DEAD_FOR_SWEEP && self.dead * 2 > self.run.len() + self.heap.len() {
+            self.sweep();
+        }
+        Some(timer)
     }
 
-    /// Removes the first timer whose deadline has come, cancelled or not.
+    /// When the next timer is due.
+    #[inline]
+    pub fn next_deadline_ns(&mut self) -> Option<u64> {
+        self.drop_dead_root();
+        self.first().map(|entry| entry.deadline_ns)
+    }
+
+    /// Removes the first timer whose deadline has come.
     #[inline]
     pub fn pop_due(&mut self, now_ns: u64) -> Option<T> {
-        if self.heap.first()?.deadline_ns > now_ns {
+        if self.next_deadline_ns()? > now_ns {
             return None;
         }
-        if self.cancelled > 0 && self.heap[0].timer.is_cancelled() {
-            self.cancelled -= 1;
-        }
-        Some(self.pop_first())
+        let slot = if self.run_is_first() {
+            let slot = self.run.pop_front()?.slot;
+            self.trim();
+            slot
+        } else {
+            self.pop_root()
+        };
+        self.vacate_slot(slot)
     }
 
     /// Removes everything.
     pub fn clear(&mut self) -> Vec<T> {
-        self.cancelled = 0;
-        self.heap.drain(..).map(|entry| entry.timer).collect()
+        mem::take(self).slots.into_iter().filter_map(|slot| slot.timer).collect()
     }
 
-    fn sweep(&mut self) -> Vec<T> {
-        let (dead, live) = self.heap.drain(..).partition(|entry| entry.timer.is_cancelled());
-        self.heap = live;
-        self.cancelled = 0;
-        // A sorted array is a heap.
-        self.heap.sort_unstable_by_key(Entry::key);
-        let dead: Vec<Entry<T>> = dead;
-        dead.into_iter().map(|entry| entry.timer).collect()
+    fn occupy_slot(&mut self, timer: T) -> Key {
+        if let Some(number) = self.free_slots.pop() {
+            let slot = &mut self.slots[number as usize];
+            slot.timer = Some(timer);
+            return Key { slot: number, generation: slot.generation };
+        }
+        let number =
+            u32::try_from(self.slots.len()).expect("fewer timers than memory has room for");
+        let generation = NonZeroU32::MIN;
+        self.slots.push(Slot { generation, timer: Some(timer) });
+        Key { slot: number, generation }
     }
 
-    fn pop_first(&mut self) -> T {
-        let first = self.heap.swap_remove(0);
+    /// The entry of the slot is gone.
+    fn vacate_slot(&mut self, number: u32) -> Option<T> {
+        self.free_slots.push(number);
+        self.slots[number as usize].vacate()
+    }
+
+    fn is_dead(&self, entry: &Entry) -> bool {
+        self.slots[entry.slot as usize].timer.is_none()
+    }
+
+    fn vacate_dead(&mut self, entry: Option<Entry>) {
+        if let Some(Entry { slot, .. }) = entry {
+            self.dead -= 1;
+            self.vacate_slot(slot);
+        }
+    }
+
+    /// Drops dead entries from where that costs nothing: the ends of the run and of the heap's array.
+    fn trim(&mut self) {
+        while self.dead > 0 {
+            let entry = if self.run.back().is_some_and(|entry| self.is_dead(entry)) {
+                self.run.pop_back()
+            } else if self.run.front().is_some_and(|entry| self.is_dead(entry)) {
+                self.run.pop_front()
+            } else if self.heap.last().is_some_and(|entry| self.is_dead(entry)) {
+                self.heap.pop()
+            } else {
+                break;
+            };
+            self.vacate_dead(entry);
+        }
+    }
+
+    fn sweep(&mut self) {
+        let slots = &mut self.slots;
+        let free_slots = &mut self.free_slots;
+        let mut is_live = |entry: &Entry| {
+            let slot = &mut slots[entry.slot as usize];
+            let is_live = slot.timer.is_some();
+            if !is_live {
+                slot.vacate();
+                free_slots.push(entry.slot);
+            }
+            is_live
+        };
+        self.run.retain(&mut is_live);
+        self.heap.retain(&mut is_live);
+        self.dead = 0;
+        // From the last entry that has a child up to the root.
+        for at in (0..self.heap.len().div_ceil(ARITY)).rev() {
+            self.sift_down(at);
+        }
+    }
+
+    #[inline]
+    fn drop_dead_root(&mut self) {
+        while self.dead > 0 && self.heap.first().is_some_and(|entry| self.is_dead(entry)) {
+            let slot = self.pop_root();
+            self.dead -= 1;
+            self.vacate_slot(slot);
+        }
+    }
+
+    /// Whether the run has the next timer, rather than the heap.
+    #[inline]
+    fn run_is_first(&self) -> bool {
+        match (self.run.front(), self.heap.first()) {
+            (Some(in_run), Some(in_heap)) => in_run.key() < in_heap.key(),
+            (in_run, _) => in_run.is_some(),
+        }
+    }
+
+    #[inline]
+    fn first(&self) -> Option<&Entry> {
+        if self.run_is_first() { self.run.front() } else { self.heap.first() }
+    }
+
+    /// Removes the heap's first entry, which there must be. Returns its slot.
+    fn pop_root(&mut self) -> u32 {
+        let root = self.heap.swap_remove(0);
         if !self.heap.is_empty() {
             self.sift_down(0);
         }
-        first.timer
+        root.slot
     }
 
     fn sift_up(&mut self, mut at: usize) {
+        let entry = self.heap[at];
         while at > 0 {
             let parent = (at - 1) / ARITY;
-            if self.heap[parent].key() <= self.heap[at].key() {
+            if self.heap[parent].key() <= entry.key() {
                 break;
             }
-            self.heap.swap(parent, at);
+            self.heap[at] = self.heap[parent];
             at = parent;
         }
+        self.heap[at] = entry;
     }
 
     fn sift_down(&mut self, mut at: usize) {
+        let entry = self.heap[at];
         loop {
             let first_child = at * ARITY + 1;
             let children = first_child..(first_child + ARITY).min(self.heap.len());
             let Some(least) = children.min_by_key(|&child| self.heap[child].key()) else {
                 break;
             };
-            if self.heap[at].key() <= self.heap[least].key() {
+            if entry.key() <= self.heap[least].key() {
                 break;
             }
-            self.heap.swap(at, least);
+            self.heap[at] = self.heap[least];
             at = least;
         }
+        self.heap[at] = entry;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, rc::Rc};
-
     use proptest::prelude::*;
 
     use super::*;
 
-    #[derive(Clone, Debug)]
-    struct Timer(u32, Rc<Cell<bool>>);
-
-    impl Cancellable for Timer {
-        fn is_cancelled(&self) -> bool {
-            self.1.get()
-        }
+    fn drain(timers: &mut Timers<u32>, now_ns: u64) -> Vec<u32> {
+        std::iter::from_fn(|| timers.pop_due(now_ns)).collect()
     }
 
-    fn timer(id: u32) -> Timer {
-        Timer(id, Rc::default())
-    }
-
-    fn cancel(timers: &mut Timers<Timer>, timer: &Timer) -> usize {
-        timer.1.set(true);
-        match timers.cancelled(|other| Rc::ptr_eq(&other.1, &timer.1)) {
-            Removed::Nothing => 0,
-            Removed::One(_) => 1,
-            Removed::Swept(timers) => timers.len(),
-        }
-    }
-
-    fn drain(timers: &mut Timers<Timer>, now_ns: u64) -> Vec<u32> {
-        std::iter::from_fn(|| timers.pop_due(now_ns)).map(|timer| timer.0).collect()
+    fn entries(timers: &Timers<u32>) -> usize {
+        timers.run.len() + timers.heap.len()
     }
 
     #[test]
     fn due_timers_come_in_order_of_deadline_then_insertion() {
         let mut timers = Timers::default();
         for (id, deadline) in [(0, 50), (1, 10), (2, 50), (3, 20), (4, 10), (5, 90)] {
-            timers.insert(deadline, timer(id));
+            timers.insert(deadline, id);
         }
         assert_eq!(drain(&mut timers, 50), [1, 4, 3, 0, 2]);
         assert_eq!(timers.next_deadline_ns(), Some(90));
@@ -216,58 +331,87 @@ mod tests {
     #[test]
     fn a_timer_is_not_due_a_nanosecond_early() {
         let mut timers = Timers::default();
-        timers.insert(10, timer(0));
+        timers.insert(10, 0);
         assert!(timers.pop_due(9).is_none());
         assert!(timers.pop_due(10).is_some());
     }
 
     #[test]
-    fn the_newest_timer_leaves_at_once_when_cancelled() {
+    fn a_key_fits_one_timer_and_only_while_it_waits() {
         let mut timers = Timers::default();
-        timers.insert(10, timer(0));
-        let newest = timer(1);
-        timers.insert(20, newest.clone());
-        assert_eq!(cancel(&mut timers, &newest), 1);
+        let fired = timers.insert(10, 0);
+        assert_eq!(timers.pop_due(10), Some(0));
+        let removed = timers.insert(10, 1);
+        assert_eq!(timers.remove(fired), None);
+        assert_eq!(timers.remove(removed), Some(1));
+        assert_eq!(timers.remove(removed), None);
+        timers.insert(10, 2);
+        assert_eq!(timers.remove(removed), None);
         assert_eq!(timers.len(), 1);
     }
 
     #[test]
-    fn cancelled_timers_are_swept_when_they_are_the_majority() {
+    fn a_key_is_a_number_and_back() {
         let mut timers = Timers::default();
-        let all: Vec<Timer> = (0..1000).map(timer).collect();
-        for timer in &all {
-            timers.insert(1_000_000 - u64::from(timer.0), timer.clone());
-        }
-        for timer in &all[..800] {
-            let _ = cancel(&mut timers, timer);
-        }
-        assert!(timers.len() < 500, "{} entries are left", timers.len());
-        assert_eq!(drain(&mut timers, u64::MAX).into_iter().filter(|id| *id >= 800).count(), 200);
+        let key = timers.insert(10, 0);
+        assert_eq!(Key::try_from(u64::from(key)), Ok(key));
+        assert_eq!(Key::try_from(7), Err(()), "of no generation");
     }
 
-    /// What happens to a heap.
+    #[test]
+    fn timeouts_that_do_not_strike_leave_nothing() {
+        let mut timers = Timers::default();
+        let keys: Vec<Key> = (0..50_u32).map(|id| timers.insert(u64::from(id), id)).collect();
+        for &key in keys[..25].iter().chain(keys[25..].iter().rev()) {
+            timers.remove(key);
+        }
+        assert_eq!(entries(&timers), 0);
+        assert_eq!(timers.free_slots.len(), 50);
+    }
+
+    #[test]
+    fn dead_entries_are_swept_when_they_are_the_majority() {
+        let mut timers = Timers::default();
+        let keys: Vec<Key> =
+            (0..1000_u32).map(|id| timers.insert(1_000_000 - u64::from(id), id)).collect();
+        for &key in &keys[..800] {
+            timers.remove(key);
+        }
+        assert!(entries(&timers) < 500, "{} entries are left", entries(&timers));
+        assert_eq!(drain(&mut timers, u64::MAX), (800..1000).rev().collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn one_timer_far_away_does_not_keep_the_others_out_of_the_run() {
+        let mut timers = Timers::default();
+        timers.insert(1_000_000, 0);
+        for id in 1..10_u32 {
+            timers.insert(u64::from(id), id);
+        }
+        assert_eq!((timers.run.len(), timers.heap.len()), (9, 1));
+    }
+
+    /// What happens to timers.
     #[derive(Clone, Debug)]
     enum Step {
         Insert {
             deadline_ns: u64,
         },
         /// Of those that wait, the one at this place (counted round).
-        Cancel {
+        Remove {
             place: usize,
         },
         Fire {
             now_ns: u64,
         },
-        DropCancelled,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         // Few deadlines, so that many are equal; bursts, so that sweeps happen.
         let step = prop_oneof![
             6 => (0..20_u64).prop_map(|deadline_ns| Step::Insert { deadline_ns }),
-            5 => any::<usize>().prop_map(|place| Step::Cancel { place }),
+            5 => any::<usize>().prop_map(|place| Step::Remove { place }),
             1 => (0..20_u64).prop_map(|now_ns| Step::Fire { now_ns }),
-            1 => Just(Step::DropCancelled),
         ];
         prop::collection::vec(step, 0..1500)
     }
@@ -277,38 +421,35 @@ mod tests {
 
         /// Beside the simplest thing that has the same rules: a list that is sorted each time.
         #[test]
-        fn any_history_fires_what_is_due_in_order_and_nothing_that_was_cancelled(history in steps()) {
+        fn any_history_fires_what_is_due_in_order_and_nothing_that_was_removed(history in steps()) {
             let mut timers = Timers::default();
-            let mut waiting: Vec<(u64, u32, Timer)> = Vec::new();
+            let mut waiting: Vec<(u64, u32, Key)> = Vec::new();
             let mut next_id = 0;
             for step in history {
                 match step {
                     Step::Insert { deadline_ns } => {
-                        let new = timer(next_id);
-                        timers.insert(deadline_ns, new.clone());
-                        waiting.push((deadline_ns, next_id, new));
+                        waiting.push((deadline_ns, next_id, timers.insert(deadline_ns, next_id)));
                         next_id += 1;
                     }
-                    Step::Cancel { place } if !waiting.is_empty() => {
-                        let (_, _, cancelled) = waiting.remove(place % waiting.len());
-                        let _ = cancel(&mut timers, &cancelled);
+                    Step::Remove { place } if !waiting.is_empty() => {
+                        let (_, id, key) = waiting.remove(place % waiting.len());
+                        prop_assert_eq!(timers.remove(key), Some(id));
+                        prop_assert_eq!(timers.remove(key), None);
                     }
-                    Step::Cancel { .. } => {}
+                    Step::Remove { .. } => {}
                     Step::Fire { now_ns } => {
                         waiting.sort_by_key(|(deadline_ns, id, _)| (*deadline_ns, *id));
                         let due = waiting.partition_point(|(deadline_ns, ..)| *deadline_ns <= now_ns);
                         let expected: Vec<u32> = waiting.drain(..due).map(|(_, id, _)| id).collect();
-                        let fired: Vec<u32> = std::iter::from_fn(|| timers.pop_due(now_ns))
-                            .filter(|timer| !timer.is_cancelled())
-                            .map(|timer| timer.0)
-                            .collect();
-                        prop_assert_eq!(fired, expected);
+                        prop_assert_eq!(drain(&mut timers, now_ns), expected);
                     }
-                    Step::DropCancelled => while timers.pop_cancelled().is_some() {},
                 }
-                let cancelled = timers.iter().filter(|timer| timer.is_cancelled()).count();
-                prop_assert_eq!(timers.cancelled, cancelled, "the count of the cancelled ones");
-                prop_assert_eq!(timers.len() - cancelled, waiting.len());
+                let first = waiting.iter().map(|(deadline_ns, ..)| *deadline_ns).min();
+                prop_assert_eq!(timers.next_deadline_ns(), first);
+                prop_assert_eq!(timers.len(), waiting.len());
+                prop_assert_eq!(timers.iter().count(), waiting.len());
+                let slots = entries(&timers) + timers.free_slots.len();
+                prop_assert_eq!(slots, timers.slots.len(), "each slot has an entry or is free");
             }
         }
     }

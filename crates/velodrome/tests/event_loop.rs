@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use velodrome::{Cancellable, Clock, EventLoop, Host, Interest, Kind, Readiness, Source};
+use velodrome::{Clock, EventLoop, Host, Interest, Kind, Readiness, Source, TimerKey};
 
 type Action = Box<dyn FnOnce(&Program) -> Result<(), &'static str>>;
 
@@ -24,10 +24,7 @@ enum Callback {
     Readable(&'static str),
 }
 
-struct Timer {
-    action: Action,
-    cancelled: Rc<Cell<bool>>,
-}
+struct Timer(Action);
 
 #[derive(Clone)]
 struct Named(&'static str);
@@ -38,15 +35,9 @@ impl Kind for Closures {
     type Source = Named;
 }
 
-impl Cancellable for Timer {
-    fn is_cancelled(&self) -> bool {
-        self.cancelled.get()
-    }
-}
-
 impl From<Timer> for Callback {
     fn from(timer: Timer) -> Self {
-        Callback::Local(timer.action)
+        Callback::Local(timer.0)
     }
 }
 
@@ -91,14 +82,12 @@ impl Program {
         self.event_loop.call_soon(Callback::Local(Box::new(action)));
     }
 
-    fn at(&self, deadline_ns: u64, action: impl FnOnce(&Program) + 'static) -> Rc<Cell<bool>> {
-        let cancelled = Rc::new(Cell::new(false));
+    fn at(&self, deadline_ns: u64, action: impl FnOnce(&Program) + 'static) -> TimerKey {
         let action: Action = Box::new(|program| {
             action(program);
             Ok(())
         });
-        self.event_loop.call_at(deadline_ns, Timer { action, cancelled: Rc::clone(&cancelled) });
-        cancelled
+        self.event_loop.call_at(deadline_ns, Timer(action))
     }
 
     fn run(&self) -> Result<(), &'static str> {
@@ -202,7 +191,7 @@ fn timers_fire_when_the_clock_has_come_to_them_and_not_before() {
     program.at(1010, |program| program.note("late"));
     program.at(1000, |program| program.note("due"));
     let cancelled = program.at(1000, |program| program.note("cancelled"));
-    cancelled.set(true);
+    assert!(program.event_loop.cancel_timer(cancelled).is_some());
     program.event_loop.stop();
     program.run().unwrap();
     assert_eq!(program.trace(), ["due"]);

@@ -224,7 +224,9 @@ fn add_timer(
     let py = slf.py();
     let handle = Handle::new(slf, held_call(py, registration, false)?);
     let timer = Py::new(py, TimerHandle::new(handle, when, whole))?;
-    slf.get().model(py)?.call_at(deadline_ns(when), Timer::Native(timer.clone_ref(py)));
+    let queued = Timer::Native(timer.clone_ref(py));
+    let key = slf.get().model(py)?.call_at(deadline_ns(when), queued);
+    timer.get().scheduled_as(py, key);
     Ok(timer.into_any())
 }
 
