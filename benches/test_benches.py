@@ -15,6 +15,7 @@ import report
 import run
 import servers
 import workloads
+from bench import Bench, build_loadgen
 from micro import callbacks, descriptors, lifecycle, processes, threads, timers
 from workloads import IdleWorkload, NetworkWorkload
 
@@ -188,11 +189,11 @@ def answer_backwards(echo, data):
 class Measurements(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        run.build_loadgen()
+        build_loadgen()
         scratch = tempfile.TemporaryDirectory()
         cls.addClassCleanup(scratch.cleanup)
         plan = run.Plan(rounds=1, warm_up=0.02, window=0.05, micro=0.01)
-        cls.bench = run.Bench(plan, 0, 0, scratch.name)
+        cls.bench = Bench(plan, 0, 0, scratch.name)
         (cls.loop,) = run.parse_loops("asyncio")
 
     @staticmethod

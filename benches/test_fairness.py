@@ -13,6 +13,7 @@ import fairness
 import micro
 import report
 import run
+from bench import Bench, build_loadgen
 
 LABELS = ["asyncio", "velodrome"]
 
@@ -113,11 +114,11 @@ class Timers(unittest.TestCase):
 
 class Measurements(unittest.TestCase):
     def test_each_situation_is_measured(self):
-        run.build_loadgen()
+        build_loadgen()
         (loop,) = run.parse_loops("asyncio")
         plan = run.Plan(rounds=1, warm_up=0.02, window=0.05, micro=0.01)
         with tempfile.TemporaryDirectory() as scratch:
-            bench = run.Bench(plan, 0, 0, scratch)
+            bench = Bench(plan, 0, 0, scratch)
             for situation in fairness.SITUATIONS.values():
                 with self.subTest(situation.name):
                     result = bench.measure(situation, loop)

@@ -11,6 +11,7 @@ import run
 import scaling
 import servers
 import workloads
+from bench import Bench, build_loadgen
 from workloads import NetworkWorkload
 
 
@@ -47,12 +48,12 @@ class SizedWorkloads(unittest.TestCase):
 class Processes(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        run.build_loadgen()
+        build_loadgen()
         scratch = tempfile.TemporaryDirectory()
         cls.addClassCleanup(scratch.cleanup)
         # On one core with each other and the load: long enough for all of them to have a turn.
         plan = run.Plan(rounds=1, warm_up=0.02, window=0.3, micro=0.01)
-        cls.bench = run.Bench(plan, 0, 0, scratch.name)
+        cls.bench = Bench(plan, 0, 0, scratch.name)
         (cls.loop,) = run.parse_loops("asyncio")
 
     def test_two_share_a_port(self):

@@ -43,6 +43,11 @@ class FirstLoopWorkload:
     cost = "cpu_us"
 
 
+def is_networked(workload):
+    """Whether there is a server under load."""
+    return isinstance(workload, (NetworkWorkload, IdleWorkload, fairness.Situation))
+
+
 def echo(size):
     return ("--echo", str(size))
 
