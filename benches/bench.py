@@ -16,6 +16,7 @@ from pathlib import Path
 import fairness
 import scaling
 import servers
+import system_calls
 import workloads
 
 CRATE = Path(__file__).resolve().parent / "loadgen"
@@ -27,6 +28,9 @@ OTHER_DESCRIPTORS = 100  # what it opens beside its connections
 
 # A window is no shorter than this for each connection: all of them get their turns in it.
 SECONDS_PER_CONNECTION = 200e-6
+
+# System calls do not become more exact in a longer one.
+LONGEST_COUNT = 0.5
 
 ANSWER_LIMIT = 20  # seconds; a server that has not printed its address by then hangs
 
@@ -97,6 +101,25 @@ class Bench:
             load = json.loads(self.output_of(self.load_command(workload, address, pids), self.load_core))
         return self.memory(load) if isinstance(workload, workloads.IdleWorkload) else self.cpu(load)
 
+    def system_calls(self, workload, loop):
+        """Return what the measurement is to say of them, from a server under strace that is not measured otherwise."""
+        log = Path(self.scratch, "strace.log")
+        command = system_calls.traced(loop.server_command(workload, self.scratch), log)
+        window = min(self.plan.window, LONGEST_COUNT)
+        try:
+            with self.serving(command, self.server_core) as (server, address):
+                command = self.load_command(workload, address, [server.pid], window)
+                load = json.loads(self.output_of(command, self.load_core))
+            if not system_calls.wait_for_end(log, server.pid):
+                raise Failed("strace did not see the server end")
+        except Failed as failure:
+            return {"system_calls_error": str(failure)}
+        calls = system_calls.count(log, load["began_at"], load["began_at"] + load["seconds"])
+        log.unlink()
+        if not load["operations"]:
+            return {"system_calls_error": "no operation completed under strace"}
+        return {"system_calls": system_calls.per_operation(calls, load["operations"])}
+
     def served(self, situation, loop):
         """What the load generator saw of the echoes, and the server of its timers."""
         command = loop.command("fairness.py", situation.name, str(self.plan.warm_up))
@@ -155,12 +178,13 @@ class Bench:
             **{key: value for key, value in load.items() if key.startswith("latency_")},
         }
 
-    def load_command(self, workload, address, server_pids):
+    def load_command(self, workload, address, server_pids, window=None):
         (family, where), *_ = address.items()
+        window = max(window or self.plan.window, SECONDS_PER_CONNECTION * workload.connections)
         numbers = {
             "--connections": workload.connections,
             "--warm-up-ms": round(self.plan.warm_up * 1000),
-            "--window-ms": round(1000 * max(self.plan.window, SECONDS_PER_CONNECTION * workload.connections)),
+            "--window-ms": round(1000 * window),
         }
         pairs = [*numbers.items(), *(("--server-pid", pid) for pid in server_pids)]
         options = [str(part) for pair in pairs for part in pair]

@@ -3,6 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
+import system_calls
 from loops import is_floor
 
 # What the tables compare: the field of a measurement, and how its unit is written.
@@ -47,6 +48,7 @@ class Row:
     throughput: dict  # likewise, in operations per second
     latency_p50_us: dict  # likewise; None where there is no peer that could tell
     latency_p99_us: dict
+    system_calls: dict  # loop -> name -> how many for an operation; only those that were counted
     absent: set  # loops whose interpreter lacks what the workload needs
     ratio: Spread | None  # subject / baseline, each taken inside one round
     errors: int
@@ -100,6 +102,7 @@ def row(workload, measurements, labels):
         spreads("operations_per_second"),
         spreads("latency_p50_us"),
         spreads("latency_p99_us"),
+        {m["loop"]: m["system_calls"] for m in good if "system_calls" in m},
         absent,
         ratio(good, cost, subject, baseline),
         errors,
@@ -157,6 +160,8 @@ def tables(rows, labels):
     found = [cost_table(rows, labels) for rows in by_unit if rows]
     if timed := [row for row in rows if row.cost == "cpu_us"]:
         found.append(throughput_table(timed, labels))
+    if counted := [row for row in rows if row.system_calls]:
+        found.append(system_calls_table(counted, labels))
     if promised := [row for row in rows if row.cost == FAIRNESS]:
         found.append(fairness_table(promised, labels))
     return found
@@ -186,6 +191,21 @@ def throughput_table(rows, labels):
             row.workload,
             *(f"{spread.median:,.0f}" if (spread := row.throughput.get(label)) else "-" for label in labels),
             *(latency_cell(row.latency_p50_us.get(label), row.latency_p99_us.get(label)) for label in labels),
+        ]
+        for row in rows
+    ]
+    return head, body
+
+
+def system_calls_table(rows, labels):
+    """How many for an operation, and which they are for the subject."""
+    subject, _ = subject_and_baseline(labels)
+    head = ["workload", *(f"{label} calls/op" for label in labels), ""]
+    body = [
+        [
+            row.workload,
+            *(calls_cell(row, label) for label in labels),
+            system_calls.described(row.system_calls.get(subject, {})),
         ]
         for row in rows
     ]
@@ -231,6 +251,11 @@ def cost_cell(row, label):
         return "-"
     spread = row.spent[label]
     return f"{significant(spread.median)} ±{spread.percent:.0f}%" if spread else "failed"
+
+
+def calls_cell(row, label):
+    calls = row.system_calls.get(label)
+    return f"{system_calls.total(calls):.2f}" if calls else "-"
 
 
 def latency_cell(p50, p99):
@@ -312,6 +337,7 @@ def description(header):
         f" server on core {header['server_core']}, load on core {header['load_core']}",
         f"{plan['rounds']} rounds of {plan['window']:g} s (micro {plan['micro']:g} s);"
         " µs of CPU per operation or KiB of memory per connection, median over the rounds ± half the range",
+        *([f"system calls were not counted: {obstacle}"] if (obstacle := header.get("system_calls_obstacle")) else []),
     ]
 
 
@@ -325,7 +351,14 @@ def noise(measurements):
 
 
 def failures(measurements):
-    texts = [f"{m['workload']} on {m['loop']}: {m['error']}" for m in measurements if "error" in m]
+    """What has no number, and why."""
+    texts = []
+    for m in measurements:
+        where = f"{m['workload']} on {m['loop']}"
+        if "error" in m:
+            texts.append(f"{where}: {m['error']}")
+        if "system_calls_error" in m:
+            texts.append(f"{where}, counting system calls: {m['system_calls_error']}")
     return list(dict.fromkeys(texts))
 
 

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import loops
 import report
+import system_calls
 import workloads
-from bench import CRATE, PROGRAMS, Bench, build_loadgen
+from bench import CRATE, LONGEST_COUNT, PROGRAMS, Bench, build_loadgen
 
 HERE = Path(__file__).resolve().parent
 
@@ -38,12 +39,14 @@ class Plan:
     window: float
     micro: float
 
-    def estimate(self, selected, loop_count):
+    def estimate(self, selected, loop_count, counts_calls):
         """Wall time: a second for a thousand connections, a quarter for starting and ending each measurement."""
         idle = sum(isinstance(workload, workloads.IdleWorkload) for workload in selected)
         network = sum(workloads.is_networked(workload) for workload in selected) - idle
         each_loop = network * (self.warm_up + self.window) + (len(selected) - network - idle) * self.micro + idle
-        return self.rounds * loop_count * (each_loop + len(selected) / 4)
+        counted = sum(map(workloads.has_countable_calls, selected)) if counts_calls else 0
+        once = counted * (self.warm_up + min(self.window, LONGEST_COUNT) + 1 / 2)
+        return loop_count * (self.rounds * (each_loop + len(selected) / 4) + once)
 
 
 # Multiples of three rounds, so that each of three loops goes first, second and last equally often.
@@ -179,6 +182,9 @@ def main():
         plan = dataclasses.replace(plan, window=4 * plan.window)
     versions = {loop.label: loop.versions for loop in options.loops}
     build_loadgen()
+    obstacle = system_calls.obstacle()
+    if obstacle and any(map(workloads.has_countable_calls, options.selected)):
+        progress(f"system calls are not counted: {obstacle}")
     os.sched_setaffinity(0, {options.load_core})  # this process too stays off the measured core
 
     header = {
@@ -190,9 +196,10 @@ def main():
         "plan": vars(plan),
         "server_core": options.server_core,
         "load_core": options.load_core,
+        "system_calls_obstacle": obstacle,
     }
     labels = [loop.label for loop in options.loops]
-    minutes = plan.estimate(options.selected, len(labels)) / 60
+    minutes = plan.estimate(options.selected, len(labels), not obstacle) / 60
     size = f"{len(options.selected)} workloads, {plan.rounds} rounds, {', '.join(labels)}"
     progress(f"{size}: about {max(minutes, 1):.0f} minutes")
 
@@ -204,7 +211,7 @@ def main():
         bench = Bench(plan, options.server_core, options.load_core, scratch)
         interrupted = False
         try:
-            for measurement in all_rounds(bench, options.selected, options.loops, plan.rounds):
+            for measurement in all_rounds(bench, options.selected, options.loops, plan.rounds, not obstacle):
                 measurements.append(measurement)
                 write_line(lines, measurement)
         except KeyboardInterrupt:
@@ -219,8 +226,11 @@ def main():
     return 130 if interrupted else 1 if any(row.errors for row in rows) else 0
 
 
-def all_rounds(bench, selected, loops_under_test, rounds):
-    """Yield measurements; who goes first rotates, so that no loop always follows the same one."""
+def all_rounds(bench, selected, loops_under_test, rounds, counts_calls=False):
+    """Yield measurements; who goes first rotates, so that no loop always follows the same one.
+
+    System calls are counted in the first round only: they are the same in all.
+    """
     for number in range(rounds):
         turn = number % len(loops_under_test)
         order = loops_under_test[turn:] + loops_under_test[:turn]
@@ -229,6 +239,8 @@ def all_rounds(bench, selected, loops_under_test, rounds):
             for position, loop in enumerate(loop for loop in order if loop.takes(workload)):
                 result = bench.measure(workload, loop)
                 found[loop.label] = result
+                if counts_calls and number == 0 and workload.cost in result and workloads.has_countable_calls(workload):
+                    result |= bench.system_calls(workload, loop)
                 yield {
                     "kind": "measurement",
                     "round": number,

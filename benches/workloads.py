@@ -48,6 +48,11 @@ def is_networked(workload):
     return isinstance(workload, (NetworkWorkload, IdleWorkload, fairness.Situation))
 
 
+def has_countable_calls(workload):
+    """Whether system calls are counted: those of one server, and of no crowd, which would be met too slowly."""
+    return isinstance(workload, NetworkWorkload) and workload in NETWORK
+
+
 def echo(size):
     return ("--echo", str(size))
 

@@ -17,7 +17,7 @@ mod websocket;
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use client::Client;
 use host::Host;
@@ -110,7 +110,7 @@ fn generate_load(
 
     let server_cpu_before = times(&server_clocks)?;
     let own_cpu_before = own_clock.now()?;
-    let started = Instant::now();
+    let (began, started) = (SystemTime::now(), Instant::now());
     let mut tally = Tally { operations: 0, latencies_ns: Vec::with_capacity(1 << 20) };
     load.run_for(window, &mut peers, &mut tally)?;
     let elapsed = started.elapsed();
@@ -121,7 +121,7 @@ fn generate_load(
         .map(|(after, before)| after - before)
         .collect();
     load.finish(&mut peers)?;
-    Ok(Report { tally, elapsed, server_cpu, own_cpu })
+    Ok(Report { tally, began, elapsed, server_cpu, own_cpu })
 }
 
 fn connect_all<'a>(options: &'a Options, epoll: &'a Epoll) -> io::Result<Peers<'a>> {

@@ -1,7 +1,7 @@
 //! What one run found, as a line of JSON.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What was completed in a stretch of time.
 #[derive(Default)]
@@ -13,6 +13,8 @@ pub struct Tally {
 
 pub struct Report {
     pub tally: Tally,
+    /// On the clock that other programs write beside what they see.
+    pub began: SystemTime,
     pub elapsed: Duration,
     /// Of each server.
     pub server_cpu: Vec<Duration>,
@@ -25,8 +27,9 @@ impl fmt::Display for Report {
         sorted.sort_unstable();
         write!(
             out,
-            r#"{{"operations": {}, "seconds": {:.9}, "load_cpu_seconds": {:.9}"#,
+            r#"{{"operations": {}, "began_at": {:.6}, "seconds": {:.9}, "load_cpu_seconds": {:.9}"#,
             self.tally.operations,
+            self.began.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             self.elapsed.as_secs_f64(),
             self.own_cpu.as_secs_f64()
         )?;
