@@ -31,6 +31,9 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 /// By then every connection has had an answer; ten thousand of them take the slowest loops some seconds.
 const MEETING_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a window may become.
+const WINDOW_LIMIT: Duration = Duration::from_secs(20);
+
 /// Connections that are open already when the memory of the others is measured.
 const IDLE_WARM_UP: usize = 50;
 
@@ -112,7 +115,7 @@ fn generate_load(
     let own_cpu_before = own_clock.now()?;
     let (began, started) = (SystemTime::now(), Instant::now());
     let mut tally = Tally { operations: 0, latencies_ns: Vec::with_capacity(1 << 20) };
-    load.run_for(window, &mut peers, &mut tally)?;
+    load.measure(window, &mut peers, &mut tally)?;
     let elapsed = started.elapsed();
     let own_cpu = own_clock.now()? - own_cpu_before;
     let server_cpu = times(&server_clocks)?
@@ -213,6 +216,22 @@ impl<'a> Load<'a> {
             }
             self.turn(end - now, peers, tally)?;
         }
+    }
+
+    /// Like `run_for`, and goes on until there are as many operations as peers. With fewer, what is under way at both ends
+    /// of the window would weigh more than what it contains; on a busy machine a short one would contain nothing.
+    fn measure(
+        &mut self,
+        window: Duration,
+        peers: &mut Peers,
+        tally: &mut Tally,
+    ) -> Result<(), Box<dyn Error>> {
+        let began = Instant::now();
+        self.run_for(window, peers, tally)?;
+        while tally.operations < peers.len() && began.elapsed() < WINDOW_LIMIT {
+            self.turn(SILENCE_LIMIT, peers, tally)?;
+        }
+        Ok(())
     }
 
     /// Lets every peer end its operations, so that a server that reports broken connections has none to report.

@@ -90,6 +90,22 @@ fn faithful_echo_is_counted() {
 }
 
 #[test]
+fn window_that_is_too_short_for_an_operation_is_made_longer() {
+    let output = run(&["--echo", "64", "--window-ms", "1"], |mut stream| {
+        let mut buffer = [0; 64];
+        while let Ok(()) = stream.read_exact(&mut buffer) {
+            thread::sleep(Duration::from_millis(50));
+            if stream.write_all(&buffer).is_err() {
+                return;
+            }
+        }
+    });
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(line.starts_with(r#"{"operations": 1, "#), "{line}");
+}
+
+#[test]
 fn server_without_work_is_told_from_the_others() {
     let mut idler = Command::new("sleep").arg("60").spawn().unwrap();
     let (busy, idle) = (std::process::id().to_string(), idler.id().to_string());
