@@ -97,7 +97,7 @@ def latency(rows, labels):
 
 # ---- scaling ----------------------------------------------------------------------------------
 
-PROCESSES = "http-processes"
+PROCESSES = ("http-processes", "uvicorn-processes")
 
 
 def point(row):
@@ -107,12 +107,12 @@ def point(row):
 
 
 def curves(rows, labels):
-    points = [(row, *found) for row in rows if (found := point(row)) and found[0] != PROCESSES]
+    points = [(row, *found) for row in rows if (found := point(row)) and found[0] not in PROCESSES]
     return panels(points, labels, {"cpu_us": "CPU µs/op"})
 
 
 def processes(rows, labels):
-    points = [(row, *found) for row in rows if (found := point(row)) and found[0] == PROCESSES]
+    points = [(row, *found) for row in rows if (found := point(row)) and found[0] in PROCESSES]
     return panels(points, labels, {"operations_per_second": "requests/s", "cpu_us": "CPU µs/request"})
 
 
@@ -216,6 +216,6 @@ PLOTS = {
     "memory": ("Memory per idle connection", memory),
     "latency": ("Latency, median and 99th percentile", latency),
     "curves": ("CPU per operation at each size", curves),
-    "processes": ("HTTP requests with one process per core", processes),
+    "processes": ("HTTP requests with one process per core, of which the load generator shares one", processes),
     "fairness": ("What is left for an echo connection and a timer", fairness),
 }

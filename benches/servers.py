@@ -269,6 +269,11 @@ async def serve_tls(loop, protocol, scratch):
     return server, tls_address(server.sockets[0])
 
 
+def shared_port(scratch):
+    with open(os.path.join(scratch, PORT)) as file:
+        return int(file.read())
+
+
 def server_context(scratch):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(os.path.join(scratch, CERTIFICATE))
@@ -329,8 +334,7 @@ async def http_server(loop, scratch):
 @server("http-shared")
 async def shared_http_server(loop, scratch):
     """One of several processes that listen on one port; the kernel deals out the connections."""
-    with open(os.path.join(scratch, PORT)) as file:
-        port = int(file.read())
+    port = shared_port(scratch)
     server = await loop.create_server(HttpProtocol, "127.0.0.1", port, backlog=BACKLOG, reuse_port=True)
     return server, tcp_address(server.sockets[0])
 
@@ -413,7 +417,7 @@ async def asgi_app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"Hello, world!"})
 
 
-async def serve_uvicorn(loop, http):
+async def serve_uvicorn(loop, http, sockets=None):
     import uvicorn
 
     # Without the header that tells the time, because every byte of an answer is known beforehand.
@@ -421,7 +425,7 @@ async def serve_uvicorn(loop, http):
         asgi_app, port=0, http=http, ws="none", lifespan="off", log_level="warning", access_log=False, date_header=False
     )
     server = uvicorn.Server(config)
-    task = loop.create_task(server.serve())
+    task = loop.create_task(server.serve(sockets))
     while not server.started:
         await asyncio.sleep(0.01)
     return task, tcp_address(server.servers[0].sockets[0])
@@ -435,6 +439,13 @@ async def uvicorn_httptools_server(loop, scratch):
 @server("uvicorn-h11")
 async def uvicorn_h11_server(loop, scratch):
     return await serve_uvicorn(loop, "h11")
+
+
+@server("uvicorn-shared")
+async def shared_uvicorn_server(loop, scratch):
+    """One of several workers, each with a listening socket of its own on one port."""
+    listener = socket.create_server(("127.0.0.1", shared_port(scratch)), backlog=BACKLOG, reuse_port=True)
+    return await serve_uvicorn(loop, "httptools", [listener])
 
 
 @server("aiohttp")

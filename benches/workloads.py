@@ -131,8 +131,10 @@ SCALING = [
     *(NetworkWorkload(f"scaling-tcp-{count}", "protocol", echo(KIB), count) for count in scaling.powers_of_ten(0, 4)),
     *scaling.WORKLOADS.values(),
     *(
-        NetworkWorkload(
-            f"scaling-http-processes-{count}", "http-shared", http(servers.HTTP_REPLY), 100, processes=count
+        NetworkWorkload(f"scaling-{name}-processes-{count}", f"{name}-shared", http(reply), 100, packages, count)
+        for name, reply, packages in (
+            ("http", servers.HTTP_REPLY, ()),
+            ("uvicorn", servers.UVICORN_REPLY, ("uvicorn", "httptools")),
         )
         for count in (1, 2)
     ),
