@@ -64,17 +64,7 @@ def page(runs, plots):
 def section(run, plots, is_named):
     title = TITLES[run.suite] + (f": {run.name}" if is_named else "")
     pictures = [f"![{caption}]({file})" for caption, file in plots]
-    text = report.markdown(run.header, run.rows, run.labels, run.measurements)
-    return "\n\n".join([f"## {title}", *pictures, behind(run), text])
-
-
-def behind(run):
-    """The rows that are marked, once more: in a long table they are easily overlooked."""
-    subject, _ = report.subject_and_baseline(run.labels)
-    rows = run.rows
-    marked = [row.workload for row in rows if "LOSES" in row.verdict or "SHORT" in row.verdict]
-    names = f": {', '.join(marked)}" if marked else ""
-    return f"{subject} is behind in {len(marked)} of {len(rows)} rows{names}."
+    return f"## {title}\n\n{report.markdown(run.header, run.rows, run.labels, run.measurements, pictures)}"
 
 
 def main():

@@ -16,6 +16,8 @@ FAIRNESS = "timer_late_p99_us"
 RATES = {"operations_per_second": "echo", "timers_per_second": "timer"}
 FAIR_SHARE = 0.5
 
+BEST = "the best of each row"
+
 # A measurement is called disturbed when others used more than this share of one of its cores meanwhile.
 DISTURBED = 0.05
 
@@ -51,8 +53,19 @@ class Row:
     system_calls: dict  # loop -> name -> how many for an operation; only those that were counted
     absent: set  # loops whose interpreter lacks what the workload needs
     ratio: Spread | None  # subject / baseline, each taken inside one round
+    against: dict  # peer -> Spread of subject / peer, likewise; those without a number are left out
     errors: int
     verdict: str
+
+    @property
+    def best_peer(self):
+        """The one that is cheapest beside the subject; None if there is none with a number."""
+        return max(self.against, key=lambda peer: self.against[peer].median, default=None)
+
+    @property
+    def best(self):
+        """The subject's ratio to the best peer."""
+        return self.against.get(self.best_peer)
 
 
 def subject_and_baseline(labels):
@@ -67,6 +80,12 @@ def subject_and_baseline(labels):
     if not others:
         return subject, None
     return subject, "uvloop" if "uvloop" in others else others[0]
+
+
+def peers(labels):
+    """Whom the subject is compared with: no floor, and no other build of velodrome."""
+    subject, _ = subject_and_baseline(labels)
+    return [name for name in labels if name != subject and not is_floor(name) and not name.startswith("velodrome")]
 
 
 def rows(measurements, labels):
@@ -89,6 +108,7 @@ def row(workload, measurements, labels):
     cost = measurements[0]["cost"]
     subject, baseline = subject_and_baseline(labels)
     errors = len(failed)
+    against = ((peer, found) for peer in peers(labels) if (found := ratio(good, cost, subject, peer)))
     if cost == FAIRNESS:
         words = [shortfall(good, subject)]
     else:
@@ -105,6 +125,7 @@ def row(workload, measurements, labels):
         {m["loop"]: m["system_calls"] for m in good if "system_calls" in m},
         absent,
         ratio(good, cost, subject, baseline),
+        {} if cost == FAIRNESS else dict(against),
         errors,
         ", ".join(filter(None, [*words, f"{errors} FAILED" if errors else ""])),
     )
@@ -154,8 +175,52 @@ def shortfall(measurements, label):
 # ---- tables -----------------------------------------------------------------------------------
 
 
+def summaries(rows, labels):
+    """What should not be overlooked in the tables: who is ahead where, and by how much on the whole."""
+    found = []
+    if any(is_behind(row) for row in rows):
+        found.append(behind_table([row for row in rows if is_behind(row)], labels))
+    if any(row.against for row in rows):
+        found.append(against_table(rows, labels))
+    return found
+
+
+def is_behind(row):
+    return row.best is not None and row.best.median > 1
+
+
+def behind_table(rows, labels):
+    """The rows that another loop leads, the worst first."""
+    subject, _ = subject_and_baseline(labels)
+    head = ["behind in", "leader", "leader's cost", f"{subject}'s cost", f"{subject}/leader", "[min..max]", ""]
+    body = [
+        [
+            row.workload,
+            row.best_peer,
+            *(f"{significant(row.spent[label].median)} {UNITS[row.cost]}" for label in (row.best_peer, subject)),
+            *ratio_cells(row.best),
+            "within noise" if row.best.low <= 1 else "",
+        ]
+        for row in sorted(rows, key=lambda row: row.best.median, reverse=True)
+    ]
+    return head, body
+
+
+def against_table(rows, labels):
+    """How the subject stands to each peer, and to the best of each row."""
+    subject, _ = subject_and_baseline(labels)
+    head = [f"{subject} against", "rows", "behind in", "geometric mean, CPU", "geometric mean, memory"]
+    body = []
+    for peer in [*peers(labels), BEST]:
+        found = [(row.cost, row.best if peer == BEST else row.against.get(peer)) for row in rows]
+        ratios = [(cost, ratio.median) for cost, ratio in found if ratio]
+        means = [mean_cell([median for of, median in ratios if of == cost]) for cost in UNITS if cost != FAIRNESS]
+        body.append([peer, str(len(ratios)), str(sum(median > 1 for _, median in ratios)), *means])
+    return head, body
+
+
 def tables(rows, labels):
-    """All that have rows: one of costs for each unit, and one of speeds."""
+    """All that have rows: one of costs for each unit, one of speeds, one of system calls and one of promises."""
     by_unit = [[row for row in rows if row.cost == cost] for cost in UNITS if cost != FAIRNESS]
     found = [cost_table(rows, labels) for rows in by_unit if rows]
     if timed := [row for row in rows if row.cost == "cpu_us"]:
@@ -173,12 +238,12 @@ def cost_table(rows, labels):
     (unit,) = {UNITS[row.cost] for row in rows}
     head = ["workload", *(f"{label} {unit}" for label in labels)]
     if baseline:
-        head += [f"{subject}/{baseline}", "[min..max]"]
+        head += [f"{subject}/{baseline}", "[min..max]", "/best peer"]
     body = []
     for row in rows:
         cells = [row.workload, *(cost_cell(row, label) for label in labels)]
         if baseline:
-            cells += ratio_cells(row.ratio)
+            cells += [*ratio_cells(row.ratio), f"{row.best.median:.2f} {row.best_peer}" if row.best else "-"]
         body.append([*cells, row.verdict])
     return [*head, ""], body
 
@@ -266,6 +331,10 @@ def ratio_cells(ratio):
     return [f"{ratio.median:.2f}", f"[{ratio.low:.2f}..{ratio.high:.2f}]"] if ratio else ["-", "-"]
 
 
+def mean_cell(ratios):
+    return f"{statistics.geometric_mean(ratios):.2f}" if ratios else "-"
+
+
 def significant(value):
     """Three significant digits, without exponents."""
     for limit, digits in ((1, 3), (10, 2), (100, 1)):
@@ -314,9 +383,12 @@ def conclusion(rows, labels):
                 f"{subject} costs more {resource} than {baseline} in {lost} of {len(compared)} rows;"
                 f" geometric mean of the ratios {geometric:.2f}."
             )
+    if len(peers(labels)) > 1 and (best := [row.best.median for row in rows if row.best]):
+        sentences.append(f"{subject} is behind {BEST} in {sum(median > 1 for median in best)} of {len(best)}.")
     if promised := [row for row in rows if row.cost == FAIRNESS]:
-        short = sum("SHORT" in row.verdict for row in promised)
-        sentences.append(f"{subject} falls short of what is promised in {short} of {len(promised)} rows.")
+        short = [row.workload for row in promised if "SHORT" in row.verdict]
+        names = f": {', '.join(short)}" if short else ""
+        sentences.append(f"{subject} falls short of what is promised in {len(short)} of {len(promised)} rows{names}.")
     if failed:
         sentences.append(f"{failed} measurements FAILED.")
     return " ".join(sentences)
@@ -362,11 +434,13 @@ def failures(measurements):
     return list(dict.fromkeys(texts))
 
 
-def markdown(header, rows, labels, measurements):
+def markdown(header, rows, labels, measurements, pictures=()):
     parts = [
         "\n".join(f"- {line}" for line in description(header)),
+        f"{conclusion(rows, labels)} {noise(measurements)}".strip(),
+        *(as_markdown(*table) for table in summaries(rows, labels)),
+        *pictures,
         *(as_markdown(*table) for table in tables(rows, labels)),
         "\n".join(f"- FAILED {failure}" for failure in failures(measurements)),
-        f"{conclusion(rows, labels)} {noise(measurements)}".strip(),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

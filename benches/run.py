@@ -300,7 +300,7 @@ def progress(text):
 
 def print_report(header, rows, labels, measurements):
     print("\n".join(report.description(header)), end="\n\n")
-    for table in report.tables(rows, labels):
+    for table in [*report.tables(rows, labels), *report.summaries(rows, labels)]:
         print(report.as_text(*table), end="\n\n")
     for failure in report.failures(measurements):
         print(f"FAILED {failure}")

@@ -49,6 +49,28 @@ class Rows(unittest.TestCase):
         self.assertIn("**LOSES to uvloop**", report.as_markdown(*table))
         self.assertNotIn("asyncio**", report.as_markdown(*table))
 
+    def test_best_peer_is_who_is_cheapest_beside_velodrome(self):
+        labels = ["asyncio", "uvloop", "blazio", "epoll", "velodrome", "velodrome#2"]
+        costs = {"won": (40, 20, 16, 1, 2, 8), "lost": (40, 30, 60, 1, 2, 45), "won too": (40, 20, 80, 1, 2, 10)}
+        found = [measured(0, *pair, workload=w) for w, row in costs.items() for pair in zip(labels, row, strict=True)]
+        rows = report.rows(found, labels)
+        self.assertEqual([row.best_peer for row in rows], ["blazio", "uvloop", "uvloop"])
+        self.assertEqual([row.best.median for row in rows], [0.5, 1.5, 0.5])
+        behind, against = report.summaries(rows, labels)
+        self.assertEqual([cells[:2] for cells in behind[1]], [["lost", "uvloop"]])
+        # Of 0.5, 1.5 and 0.5, and of 0.5, 0.75 and 0.125.
+        means = {cells[0]: cells[1:4] for cells in against[1]}
+        self.assertEqual(means[report.BEST], ["3", "1", "0.72"])
+        self.assertEqual(means["blazio"], ["3", "0", "0.36"])
+        self.assertEqual(means.keys(), {"asyncio", "uvloop", "blazio", report.BEST})
+        self.assertIn("behind the best of each row in 1 of 3", report.conclusion(rows, labels))
+
+    def test_worst_row_is_listed_first(self):
+        found = [measured(0, "velodrome", cost, workload=f"at {cost}") for cost in (2, 4, 3)]
+        found += [measured(0, "uvloop", 1, workload=f"at {cost}") for cost in (2, 4, 3)]
+        (_, body), _ = report.summaries(report.rows(found, LABELS), LABELS)
+        self.assertEqual([cells[0] for cells in body], ["at 4", "at 3", "at 2"])
+
     def test_loss_within_noise_is_still_a_loss(self):
         found = [measured(r, "uvloop", 10) for r in range(3)]
         found += [measured(0, "velodrome", 9), measured(1, "velodrome", 11), measured(2, "velodrome", 11)]

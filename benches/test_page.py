@@ -65,7 +65,14 @@ class Pages(unittest.TestCase):
     def test_losing_row_is_marked_and_named(self):
         text = self.markdown(page.Run("rows", header(), ROWS))
         self.assertIn("**LOSES to uvloop**", text)
-        self.assertIn("velodrome is behind in 1 of 3 rows: lost.", text)
+        # Before the plots and all other tables.
+        self.assertLess(text.index("| lost | uvloop | 20.0 µs/op | 25.0 µs/op | 1.25 |"), text.index("![a plot]"))
+        self.assertIn("velodrome is behind the best of each row in 1 of 3.", text)
+
+    def test_row_that_falls_short_is_named(self):
+        short = [{**m, "timers_early": 3} if m["loop"] == "velodrome" else m for m in FAIRNESS]
+        text = self.markdown(page.Run("fairness", header("fairness"), short))
+        self.assertIn("in 1 of 1 rows: fairness-call-soon-chain.", text)
 
     def test_failed_cell_has_its_reason(self):
         failed = {"kind": "measurement", "round": 0, "workload": "won", "loop": "uvloop", "cost": "cpu_us"}
