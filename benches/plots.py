@@ -49,8 +49,11 @@ def ratios(rows, labels):
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel(f"cost / {baseline}'s cost; below 1 is cheaper")
+    axes.set_xlabel(f"cost / {baseline}'s cost; below 1 is cheaper\nred: another loop is cheaper than {subject}")
     name_rows(axes, rows)
+    for name, row in zip(axes.get_yticklabels(), rows, strict=True):
+        if report.is_behind(row):
+            name.set(color="tab:red", weight="bold")
     explain(figure)
     return figure
 
@@ -88,7 +91,7 @@ def latency(rows, labels):
         axes.scatter(p50, places, s=14, color=colour(label), label=label)
         axes.scatter(p99, places, s=20, color=colour(label), marker="|")
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_xlabel("µs from request to answer: median (dot) to 99th percentile (bar)")
     name_rows(axes, rows)
     explain(figure)
@@ -98,6 +101,15 @@ def latency(rows, labels):
 # ---- scaling ----------------------------------------------------------------------------------
 
 PROCESSES = ("http-processes", "uvicorn-processes")
+
+# What the number at the end of a row's name counts.
+SIZES = {
+    "tcp": "connections",
+    "timers-cancel": "timers that wait",
+    "timers-fire": "timers that wait",
+    "tasks": "tasks",
+    **dict.fromkeys(PROCESSES, "processes"),
+}
 
 
 def point(row):
@@ -116,8 +128,29 @@ def processes(rows, labels):
     return panels(points, labels, {"operations_per_second": "requests/s", "cpu_us": "CPU µs/request"})
 
 
+def draw_lines(axes, found):
+    """A line for each loop, and its range over the rounds."""
+    for label, spreads in found.items():
+        low, high = [s.low for s in spreads.values()], [s.high for s in spreads.values()]
+        axes.fill_between(list(spreads), low, high, color=colour(label), alpha=0.2, lw=0)
+        medians = [s.median for s in spreads.values()]
+        axes.plot(list(spreads), medians, marker="o", ms=3, lw=1, color=colour(label), label=label)
+    axes.set_xscale("log")
+
+
+def draw_bars(axes, found):
+    """The same where sizes are too few for a line."""
+    labels = list(found)
+    sizes = sorted({size for spreads in found.values() for size in spreads})
+    for label, spreads in found.items():
+        places, spreads = placed([spreads.get(size) for size in sizes], label, labels)
+        axes.bar(places, [s.median for s in spreads], 0.8 / len(labels), color=colour(label), label=label)
+        axes.vlines(places, [s.low for s in spreads], [s.high for s in spreads], color="black", lw=0.8)
+    axes.set_xticks(range(len(sizes)), map(str, sizes))
+
+
 def panels(points, labels, fields):
-    """A panel for each curve and field, with a line for each loop and its range over the rounds."""
+    """A panel for each curve and field."""
     found = {}
     for row, curve, size in points:
         for field in fields:
@@ -128,24 +161,25 @@ def panels(points, labels, fields):
     figure = Figure(figsize=(WIDTH, 2.7 * lines + 0.5), layout="constrained")
     grid = list(figure.subplots(lines, 2, squeeze=False).flat)
     for axes, ((curve, field), rows) in zip(grid, found.items(), strict=False):
-        for label in labels:
-            spreads = {size: report.spread(row.measurements, field, label) for size, row in rows.items()}
-            if spreads := {size: spread for size, spread in spreads.items() if spread}:
-                low, high = [s.low for s in spreads.values()], [s.high for s in spreads.values()]
-                axes.fill_between(list(spreads), low, high, color=colour(label), alpha=0.2, lw=0)
-                medians = [s.median for s in spreads.values()]
-                axes.plot(list(spreads), medians, marker="o", ms=3, lw=1, color=colour(label), label=label)
-        if max(rows) >= 10:
-            axes.set_xscale("log")
-        else:
-            axes.set_xticks(list(rows))
-        axes.set_ylim(bottom=0)
+        draw_some = draw_bars if curve in PROCESSES else draw_lines
+        draw_some(axes, {label: points for label in labels if (points := measured_at(rows, field, label))})
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.grid(axis="y", lw=0.3)
+        axes.set_axisbelow(True)
         axes.set_title(curve)
+        axes.set_xlabel(SIZES.get(curve))
         axes.set_ylabel(fields[field])
     for axes in grid[len(found) :]:
         axes.set_axis_off()
     explain(figure)
     return figure
+
+
+def measured_at(rows, field, label):
+    """Size -> Spread, where one loop has the field."""
+    spreads = {size: report.spread(row.measurements, field, label) for size, row in rows.items()}
+    return {size: spread for size, spread in spreads.items() if spread}
 
 
 # ---- fairness ---------------------------------------------------------------------------------
@@ -164,7 +198,7 @@ def fairness(rows, labels):
             places, spreads = placed(found, label, labels)
             axes.barh(places, [s.median for s in spreads], height, color=colour(label))
         places, spreads = placed([row.spent.get(label) for row in rows], label, labels)
-        lateness.barh(places, [s.median for s in spreads], height, color=colour(label), label=label)
+        lateness.scatter([s.median for s in spreads], places, s=16, color=colour(label), label=label)
         found = [report.spread(row.measurements, "turn_p99_us", label) for row in rows]
         places, spreads = placed(found, label, labels)
         ends = [place - height / 2 for place in places], [place + height / 2 for place in places]
@@ -173,7 +207,8 @@ def fairness(rows, labels):
         axes.axvline(report.FAIR_SHARE, color="black", lw=0.8, ls=":")
         axes.set_xlabel(f"{whose} rate / asyncio's")
     lateness.set_xscale("log")
-    lateness.set_xlabel("µs a timer is late, 99th percentile\n(black: the same of a turn)")
+    lateness.xaxis.set_major_formatter("{x:,g}")
+    lateness.set_xlabel("µs a timer is late, 99th percentile\n(line: the same of a turn)")
     name_rows(figure.axes[0], rows)
     explain(figure)
     return figure
