@@ -45,6 +45,7 @@ DOWNLOAD = 64 * 1024, 17
 SMALL_DOWNLOAD = 64, 2039
 
 RECORD = 1024  # what readexactly() awaits
+GREETING = b"220 localhost: what would you like to hear today? Ready for it.\n"  # for who only connects
 VISIT = 64  # what is said on a connection of our own making
 
 # As many as the kernel lets wait: thousands of connections come at once, and who finds no place waits a second.
@@ -178,6 +179,12 @@ class EchoDatagrams(asyncio.DatagramProtocol):
 
 class CloseProtocol(asyncio.Protocol):
     def connection_made(self, transport):
+        transport.close()
+
+
+class GreetProtocol(asyncio.Protocol):
+    def connection_made(self, transport):
+        transport.write(GREETING)
         transport.close()
 
 
@@ -324,6 +331,11 @@ async def tls_streams_server(loop, scratch):
 @server("accept-close")
 async def accept_close_server(loop, scratch):
     return await serve_tcp(loop, CloseProtocol)
+
+
+@server("accept-write-close")
+async def accept_write_close_server(loop, scratch):
+    return await serve_tcp(loop, GreetProtocol)
 
 
 @server("http")

@@ -101,6 +101,9 @@ NETWORK = [
     NetworkWorkload("aiohttp-100", "aiohttp", http(servers.AIOHTTP_REPLY), 100, ("aiohttp",)),
     NetworkWorkload("websockets-1k-100", "websockets", ("--frames", str(KIB)), 100, ("websockets",)),
     NetworkWorkload("tcp-accept-close-10", "accept-close", ("--connect",), 10),
+    NetworkWorkload(
+        "tcp-accept-write-close-10", "accept-write-close", ("--connect", "--greeting", servers.GREETING), 10
+    ),
     NetworkWorkload("tcp-connect-10", "connect", (*echo(servers.VISIT), "--invite"), 10),
     NetworkWorkload("tcp-bulk-receive", "receive", UPLOAD, 1),
     NetworkWorkload("tcp-bulk-send", "send", download(*servers.DOWNLOAD), 1),

@@ -172,7 +172,7 @@ impl<'a> Client<'a> {
         let is_handshaking = self.stream.session().is_some_and(|session| session.is_handshaking());
         self.stage = match self.work.exchange {
             _ if is_handshaking => Stage::Handshaking,
-            Exchange::Connect => Stage::Closing,
+            Exchange::Connect { .. } => Stage::Closing,
             Exchange::Upload { .. } => Stage::Uploading,
             Exchange::Download { .. } => Stage::Downloading,
             _ => Stage::Exchanging,
@@ -388,10 +388,26 @@ impl<'a> Client<'a> {
         Ok(complete)
     }
 
+    /// Reads once; true at the server's end, which comes after its greeting if there is one.
     fn closed_by_server(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
+        let awaited = match &self.work.exchange {
+            Exchange::Connect { greeting } => &greeting[self.received..],
+            _ => &[],
+        };
         match self.stream.read(scratch) {
-            Ok(0) => Ok(true),
-            Ok(_) => Err(self.broken("bytes came where only an end was expected")),
+            Ok(0) if awaited.is_empty() => {
+                self.received = 0;
+                Ok(true)
+            }
+            Ok(0) => Err(self.broken("the server closed the connection")),
+            Ok(count) if awaited.starts_with(&scratch[..count]) => {
+                self.received += count;
+                Ok(false)
+            }
+            Ok(_) if awaited.is_empty() => {
+                Err(self.broken("bytes came where only an end was expected"))
+            }
+            Ok(_) => Err(self.broken("wrong bytes came")),
             Err(error) if would_retry(&error) => self.stream.answer_goodbye().map(|()| false),
             Err(error) => Err(error),
         }

@@ -18,7 +18,10 @@ pub enum Exchange {
     Prepared {
         pairs: Vec<(Vec<u8>, Vec<u8>)>,
     },
-    Connect,
+    /// The server says this and closes the connection.
+    Connect {
+        greeting: Vec<u8>,
+    },
     /// Messages one after the other, none waiting for an answer; the last byte of every `stride`-th comes back.
     Upload {
         pattern: Vec<u8>,
@@ -71,8 +74,8 @@ impl Exchange {
         Self::Download { cycle: numbers.flat_map(u32::to_le_bytes).collect(), size }
     }
 
-    pub fn connect() -> Self {
-        Self::Connect
+    pub fn connect(greeting: Vec<u8>) -> Self {
+        Self::Connect { greeting }
     }
 
     pub fn ends_with_an_answer(&self) -> bool {
@@ -85,7 +88,7 @@ impl Exchange {
                 &pattern[sequence % OFFSETS..][..*size]
             }
             Self::Prepared { pairs } => &pairs[sequence % pairs.len()].0,
-            Self::Connect | Self::Download { .. } => &[],
+            Self::Connect { .. } | Self::Download { .. } => &[],
         }
     }
 
@@ -93,7 +96,8 @@ impl Exchange {
         match self {
             Self::Echo { .. } => self.request(sequence),
             Self::Prepared { pairs } => &pairs[sequence % pairs.len()].1,
-            Self::Connect | Self::Upload { .. } | Self::Download { .. } => &[],
+            Self::Connect { greeting } => greeting,
+            Self::Upload { .. } | Self::Download { .. } => &[],
         }
     }
 }

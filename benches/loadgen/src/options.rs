@@ -14,7 +14,7 @@ pub const USAGE: &str = "\
 usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp ADDRESS:PORT |
                 --websocket ADDRESS:PORT)
                (--echo BYTES | --lines BYTES | --frames BYTES | --request TEXT --reply TEXT |
-                --upload BYTES | --download BYTES --variety N | --connect)
+                --upload BYTES | --download BYTES --variety N | --connect [--greeting TEXT])
                [--pipeline N | --reconnect [--resume] | --idle | --invite]
                [--connections N] [--warm-up-ms N] [--window-ms N] [--server-pid PID]...
                [--tls-version 1.2]
@@ -31,6 +31,7 @@ usage: loadgen (--tcp ADDRESS:PORT | --tls ADDRESS:PORT | --unix PATH | --udp AD
                  the server answers our end with its own; N different ones over and over, which
                  together are the numbers from 0 on, four bytes each, the least significant first
   --connect      connect, wait for the server to close, close
+  --greeting     ... which first says exactly this
   --pipeline N   send the next message when fewer than N are without an answer
   --reconnect    a TLS connection for each exchange, with full handshake and orderly close
   --resume       ... with a handshake that resumes the session of the one before
@@ -61,6 +62,7 @@ impl Options {
         let (mut address, mut exchange) = (None, None);
         let (mut request, mut reply) = (None, None);
         let (mut download, mut variety) = (None, None);
+        let (mut connect, mut greeting) = (false, None);
         let mut tls_version = tls::NEWEST;
         let (mut reconnect, mut resume, mut idle, mut invites) = (false, false, false, false);
         let mut connections = 1;
@@ -93,7 +95,8 @@ impl Options {
                 "--variety" => variety = Some(at_least_one(&name, value()?)?),
                 "--request" => request = Some(value()?.into_vec()),
                 "--reply" => reply = Some(value()?.into_vec()),
-                "--connect" => exchange = Some(Exchange::connect()),
+                "--connect" => connect = true,
+                "--greeting" => greeting = Some(value()?.into_vec()),
                 "--reconnect" => reconnect = true,
                 "--resume" => resume = true,
                 "--idle" => idle = true,
@@ -112,6 +115,11 @@ impl Options {
                 exchange = Some(Exchange::fixed(request, reply));
             }
             _ => return Err("--request and --reply go together and are not empty".into()),
+        }
+        match (connect, greeting) {
+            (false, None) => {}
+            (true, greeting) => exchange = Some(Exchange::connect(greeting.unwrap_or_default())),
+            _ => return Err("--greeting goes with --connect".into()),
         }
         match (download, variety) {
             (None, None) => {}

@@ -218,6 +218,41 @@ fn bytes_before_the_close_fail() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("only an end"));
 }
 
+/// What the generator makes of a server that says `words` on each connection and closes it.
+fn greet(words: &'static [u8]) -> Output {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(words);
+        }
+    });
+    Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["--tcp", &address, "--connect", "--greeting", "welcome"])
+        .args(["--warm-up-ms", "10", "--window-ms", "100"])
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn greetings_are_counted() {
+    let output = greet(b"welcome");
+    let line = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!line.starts_with(r#"{"operations": 0"#), "{line}");
+    assert!(!line.starts_with(r#"{"operations": 1,"#), "{line}");
+}
+
+#[test]
+fn wrong_missing_or_surplus_bytes_of_a_greeting_fail() {
+    let words: [(&[u8], _); 3] =
+        [(b"welcame", "wrong bytes"), (b"welcom", "the server closed"), (b"welcome!", "bytes")];
+    for (words, complaint) in words {
+        let output = greet(words);
+        assert!(String::from_utf8_lossy(&output.stderr).contains(complaint));
+    }
+}
+
 #[test]
 fn faithful_echo_over_tls_is_counted() {
     let output = run_tls(&["--echo", "1000"], echo_and_goodbye);
