@@ -16,14 +16,26 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 INTRODUCTION = """\
 # Benchmarks
 
-`make bench-page` made this page from files of measurements; what is measured, and how to do it again, says
-[benches/README.md](../../benches/README.md).
+`make bench-all` measures it all and makes this page, `make bench-page` makes it again from the same measurements; what
+is measured, and how, says [benches/README.md](../../benches/README.md).
 
 Each measurement is a fresh process on a core of its own, under load by a compiled generator that checks every byte.
 Loops take turns inside a round, and ratios are taken inside a round; below 1 is cheaper. No row is left out.
 """
 
 TITLES = {"rows": "Each row", "scaling": "Scaling", "fairness": "Fairness"}
+
+# What a reader of the numbers has to know.
+NOTES = {
+    "rows": """\
+`import-and-first-loop` is measured where asyncio is imported already, so that its own loop costs next to nothing there.
+""",
+    "scaling": """\
+Where two processes serve, each on a core of its own, the load generator has no core left and runs on the second's: on
+two cores, load and servers share them. The plots show what the second process adds beside the load, and not what a
+second core would.
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +75,9 @@ def page(runs, plots):
 
 def section(run, plots, is_named):
     title = TITLES[run.suite] + (f": {run.name}" if is_named else "")
-    pictures = [f"![{caption}]({file})" for caption, file in plots]
-    return f"## {title}\n\n{report.markdown(run.header, run.rows, run.labels, run.measurements, pictures)}"
+    pictures = [f"### {caption}\n\n![{caption}]({file})" for caption, file in plots]
+    text = report.markdown(run.header, run.rows, run.labels, run.measurements, pictures)
+    return "\n".join(filter(None, [f"## {title}\n", NOTES.get(run.suite), text]))
 
 
 def main():

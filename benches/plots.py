@@ -251,6 +251,6 @@ PLOTS = {
     "memory": ("Memory per idle connection", memory),
     "latency": ("Latency, median and 99th percentile", latency),
     "curves": ("CPU per operation at each size", curves),
-    "processes": ("HTTP requests with one process per core, of which the load generator shares one", processes),
+    "processes": ("HTTP requests with one process per core", processes),
     "fairness": ("What is left for an echo connection and a timer", fairness),
 }

@@ -9,6 +9,8 @@ from loops import is_floor
 # What the tables compare: the field of a measurement, and how its unit is written.
 UNITS = {"cpu_us": "µs/op", "kib_per_connection": "KiB/connection", "timer_late_p99_us": "µs late"}
 
+COSTS = {"cpu_us": "CPU for an operation", "kib_per_connection": "Memory for a connection"}
+
 # Of this, there are promises, and no order of loops: who fires timers too early is never late.
 FAIRNESS = "timer_late_p99_us"
 
@@ -179,9 +181,9 @@ def summaries(rows, labels):
     """What should not be overlooked in the tables: who is ahead where, and by how much on the whole."""
     found = []
     if any(is_behind(row) for row in rows):
-        found.append(behind_table([row for row in rows if is_behind(row)], labels))
+        found.append((*behind_table([row for row in rows if is_behind(row)], labels), "Rows that another loop leads"))
     if any(row.against for row in rows):
-        found.append(against_table(rows, labels))
+        found.append((*against_table(rows, labels), "On the whole"))
     return found
 
 
@@ -214,21 +216,21 @@ def against_table(rows, labels):
     for peer in [*peers(labels), BEST]:
         found = [(row.cost, row.best if peer == BEST else row.against.get(peer)) for row in rows]
         ratios = [(cost, ratio.median) for cost, ratio in found if ratio]
-        means = [mean_cell([median for of, median in ratios if of == cost]) for cost in UNITS if cost != FAIRNESS]
+        means = [mean_cell([median for of, median in ratios if of == cost]) for cost in COSTS]
         body.append([peer, str(len(ratios)), str(sum(median > 1 for _, median in ratios)), *means])
     return head, body
 
 
 def tables(rows, labels):
     """All that have rows: one of costs for each unit, one of speeds, one of system calls and one of promises."""
-    by_unit = [[row for row in rows if row.cost == cost] for cost in UNITS if cost != FAIRNESS]
-    found = [cost_table(rows, labels) for rows in by_unit if rows]
-    if timed := [row for row in rows if row.cost == "cpu_us"]:
-        found.append(throughput_table(timed, labels))
+    by_unit = {cost: [row for row in rows if row.cost == cost] for cost in COSTS}
+    found = [(*cost_table(rows, labels), COSTS[cost]) for cost, rows in by_unit.items() if rows]
+    if timed := by_unit["cpu_us"]:
+        found.append((*throughput_table(timed, labels), "Operations per second and latency"))
     if counted := [row for row in rows if row.system_calls]:
-        found.append(system_calls_table(counted, labels))
+        found.append((*system_calls_table(counted, labels), "System calls for an operation"))
     if promised := [row for row in rows if row.cost == FAIRNESS]:
-        found.append(fairness_table(promised, labels))
+        found.append((*fairness_table(promised, labels), "Rates and lateness"))
     return found
 
 
@@ -343,8 +345,8 @@ def significant(value):
     return f"{value:,.0f}"
 
 
-def as_text(head, body):
-    """Numbers to the right; the names and the untitled column of verdicts to the left."""
+def as_text(head, body, title=None):
+    """Without the title. Numbers to the right; the names and the untitled column of verdicts to the left."""
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
 
     def line(cells):
@@ -357,7 +359,7 @@ def as_text(head, body):
     return "\n".join([line(head), *map(line, body)])
 
 
-def as_markdown(head, body):
+def as_markdown(head, body, title=None):
     rule = ["---", *["---:"] * (len(head) - 1)]
 
     def emphasised(cell):
@@ -366,7 +368,8 @@ def as_markdown(head, body):
     def line(cells):
         return f"| {' | '.join(map(emphasised, cells))} |"
 
-    return "\n".join([line(head), line(rule), *map(line, body)])
+    heading = [f"### {title}", ""] if title else []
+    return "\n".join([*heading, line(head), line(rule), *map(line, body)])
 
 
 def conclusion(rows, labels):
@@ -404,6 +407,7 @@ def description(header):
     plan, host = header["plan"], header["machine"]
     return [
         f"{header['date']}: {versions}",
+        *(f"not measured, as it does not load: {name} ({why})" for name, why in header.get("absent_loops", {}).items()),
         f"services: {', '.join(sorted(services)) or 'not installed'}",
         f"{host['processor']}, {host['cores']} cores, {host['architecture']}, {host['kernel']};"
         f" server on core {header['server_core']}, load on core {header['load_core']}",

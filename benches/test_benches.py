@@ -68,7 +68,7 @@ class Rows(unittest.TestCase):
     def test_worst_row_is_listed_first(self):
         found = [measured(0, "velodrome", cost, workload=f"at {cost}") for cost in (2, 4, 3)]
         found += [measured(0, "uvloop", 1, workload=f"at {cost}") for cost in (2, 4, 3)]
-        (_, body), _ = report.summaries(report.rows(found, LABELS), LABELS)
+        (_, body, _), _ = report.summaries(report.rows(found, LABELS), LABELS)
         self.assertEqual([cells[0] for cells in body], ["at 4", "at 3", "at 2"])
 
     def test_loss_within_noise_is_still_a_loss(self):

@@ -62,6 +62,10 @@ class Pages(unittest.TestCase):
         for expected in ("Abacus 9", "2026-01-02", "velodrome 2.0 (Python 3.13.0)", "![a plot](rows-plot.svg)"):
             self.assertIn(expected, text)
 
+    def test_loop_that_does_not_load_is_named_with_the_reason(self):
+        text = self.markdown(page.Run("rows", header() | {"absent_loops": {"zloop": "no wheel"}}, ROWS))
+        self.assertIn("- not measured, as it does not load: zloop (no wheel)", text)
+
     def test_losing_row_is_marked_and_named(self):
         text = self.markdown(page.Run("rows", header(), ROWS))
         self.assertIn("**LOSES to uvloop**", text)

@@ -58,7 +58,7 @@ class Tables(unittest.TestCase):
         found[1]["system_calls"] = {"read": 1.0, "write": 2.0}
         found[2]["system_calls"] = {"recvfrom": 1.0, "sendto": 0.5}
         labels = ["asyncio", "uvloop", "velodrome"]
-        head, (cells,) = report.tables(report.rows(found, labels), labels)[-1]
+        head, (cells,), _ = report.tables(report.rows(found, labels), labels)[-1]
         self.assertEqual(cells, ["echo", "-", "3.00", "1.50", "recvfrom 1.00, sendto 0.50"])
         self.assertIn("velodrome calls/op", head)
         self.assertEqual(report.failures(found), ["echo on asyncio, counting system calls: it broke"])
