@@ -9,6 +9,8 @@ PYTHONS ?= 3.11 3.12 3.13 3.14 3.15 3.14d
 # What make bench measures (rows, scaling or fairness), and what make bench-page makes its page of.
 SUITE ?= rows
 JSON ?= $(wildcard docs/benchmarks/*.json)
+# How often make bench-all measures everything.
+ROUNDS ?= 2
 
 # How long make soak runs, and what it does: without a seed, something new.
 SECONDS ?= 60
@@ -18,7 +20,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-page clean
+.PHONY: help run build test test-python test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -33,6 +35,7 @@ help:
 	@echo 'make build         compile the extension into python/velodrome and .venv/VERSION'
 	@echo 'make fmt           format the Rust code'
 	@echo 'make bench         measure beside asyncio and uvloop (bench-quick: a few minutes)'
+	@echo 'make bench-all     everything that docs/benchmarks shows, on all loops: 35 minutes with ROUNDS=2'
 	@echo 'make bench-page    docs/benchmarks from files of measurements, JSON="..."; see benches/README.md'
 	@echo 'make clean         remove everything that was built'
 	@echo
@@ -75,6 +78,9 @@ bench:
 
 bench-quick:
 	@tools/bench.sh --quick --suite $(SUITE)
+
+bench-all:
+	@ROUNDS=$(ROUNDS) tools/bench-all.sh
 
 bench-page:
 	@tools/bench-page.sh $(JSON)

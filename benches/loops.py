@@ -15,6 +15,9 @@ VARIANTS = {
     "asyncio-malloc": ("asyncio", ["MALLOC_TRIM_THRESHOLD_=100000000", "MALLOC_MMAP_THRESHOLD_=100000000"]),
 }
 
+# All of them, in the order of the tables.
+EVERYONE = ("asyncio", *VARIANTS, "uvloop", *PEERS, "velodrome")
+
 # Not loops but servers without Python, measured like one: what the workload costs at the least. Each has some of the
 # servers of servers.py, in loadgen/src/bin/NAME-server.rs.
 FLOORS = {

@@ -25,7 +25,7 @@ import loops
 import report
 import system_calls
 import workloads
-from bench import CRATE, LONGEST_COUNT, PROGRAMS, Bench, build_loadgen
+from bench import CRATE, LONGEST_COUNT, PROGRAMS, SECONDS_PER_CONNECTION, Bench, build_loadgen
 
 HERE = Path(__file__).resolve().parent
 
@@ -39,14 +39,23 @@ class Plan:
     window: float
     micro: float
 
-    def estimate(self, selected, loop_count, counts_calls):
-        """Wall time: a second for a thousand connections, a quarter for starting and ending each measurement."""
-        idle = sum(isinstance(workload, workloads.IdleWorkload) for workload in selected)
-        network = sum(workloads.is_networked(workload) for workload in selected) - idle
-        each_loop = network * (self.warm_up + self.window) + (len(selected) - network - idle) * self.micro + idle
-        counted = sum(map(workloads.has_countable_calls, selected)) if counts_calls else 0
-        once = counted * (self.warm_up + min(self.window, LONGEST_COUNT) + 1 / 2)
-        return loop_count * (self.rounds * (each_loop + len(selected) / 4) + once)
+    def estimate(self, taken, counts_calls):
+        """Wall time, for the workloads that each loop takes; starting and ending one is a quarter of a second."""
+        once = sum(map(self.seconds_to_count, taken)) if counts_calls else 0
+        return self.rounds * sum(self.seconds(workload) + 1 / 4 for workload in taken) + once
+
+    def seconds(self, workload):
+        match workload:
+            case workloads.IdleWorkload():
+                return 1  # for a thousand connections
+            case _ if workloads.is_networked(workload):
+                return self.warm_up + max(self.window, SECONDS_PER_CONNECTION * workload.connections)
+            case _:
+                return self.micro
+
+    def seconds_to_count(self, workload):
+        counted = workloads.has_countable_calls(workload)
+        return self.warm_up + min(self.window, LONGEST_COUNT) + 1 / 2 if counted else 0
 
 
 # Multiples of three rounds, so that each of three loops goes first, second and last equally often.
@@ -78,17 +87,26 @@ class LoopUnderTest:
         return [package for package in workload.packages if package not in self.versions["services"]]
 
     @functools.cached_property
+    def answer(self):
+        """Of the loop's interpreter, which also shows that the package can be imported."""
+        return subprocess.run(self.command("loops.py"), capture_output=True, text=True)
+
+    @property
+    def obstacle(self):
+        """Why the loop does not work; None if it does."""
+        if not self.answer.returncode:
+            return None
+        return (self.answer.stderr.strip().splitlines() or ["no reason given"])[-1]
+
+    @property
     def versions(self):
-        """Ask the loop's interpreter, which also shows that the package can be imported."""
-        answer = subprocess.run(self.command("loops.py"), capture_output=True, text=True)
-        if answer.returncode:
-            reason = answer.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        if self.obstacle:
             sys.exit(
-                f"run.py: {self.name} does not work in {self.python}: {reason[0]}\n"
+                f"run.py: {self.name} does not work in {self.python}: {self.obstacle}\n"
                 f"uvloop: pip install -r benches/requirements.txt; the same with requirements-peers.txt for others."
                 f" velodrome: make bench builds it. Or choose with --loops."
             )
-        return json.loads(answer.stdout)
+        return json.loads(self.answer.stdout)
 
 
 @dataclass(frozen=True)
@@ -97,6 +115,8 @@ class FloorUnderTest:
 
     label: str
     name: str  # a key of loops.FLOORS
+
+    obstacle = None
 
     def server_command(self, workload, scratch):
         return [PROGRAMS / f"{self.name}-server", workload.server, scratch]
@@ -116,7 +136,12 @@ class FloorUnderTest:
 
 
 def parse_loops(text):
-    """`NAME[@PYTHON],...`. A name given twice is measured twice, which shows the noise, or two builds."""
+    """`NAME[@PYTHON],...`. A name given twice is measured twice, which shows the noise, or two builds.
+
+    `all` are those that work in this interpreter, and the floors; asking them takes a second.
+    """
+    if text == "all":
+        return parse_loops(",".join([*loops.EVERYONE, *loops.FLOORS]))
     found = []
     for item in text.split(","):
         name, _, python = item.partition("@")
@@ -140,9 +165,9 @@ def parse_arguments():
         epilog="Give a loop twice (uvloop,uvloop) to see the noise, or from another virtual environment"
         " (velodrome@/path/to/python,velodrome) to compare two builds.",
     )
-    parser.add_argument("--quick", action="store_true", help="short windows and three rounds: about nine minutes")
+    parser.add_argument("--quick", action="store_true", help="short windows and three rounds: about twelve minutes")
     parser.add_argument("--rounds", type=int, help=f"default {FULL.rounds}, quick {QUICK.rounds}")
-    parser.add_argument("--loops", type=parse_loops, default=",".join(loops.NAMES), metavar="NAME[@PYTHON],...")
+    parser.add_argument("--loops", type=parse_loops, default=",".join(loops.NAMES), metavar="NAME[@PYTHON],...|all")
     parser.add_argument("--suite", choices=workloads.SUITES, default="rows", help="what is measured; default rows")
     parser.add_argument("--only", type=re.compile, metavar="REGEX", help="workloads whose name it finds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement, one a line")
@@ -159,6 +184,11 @@ def parse_arguments():
     if missing := {options.server_core, options.load_core} - os.sched_getaffinity(0):
         parser.error(f"this process may not use core {missing.pop()}; see --cores (twice the same is possible)")
     found = [w for w in workloads.SUITES[options.suite] if not options.only or options.only.search(w.name)]
+    options.absent = {}
+    if options.loops == parse_loops("all"):
+        # Who cannot be had everywhere is not asked for by name.
+        options.absent = {loop.name: loop.obstacle for loop in options.loops if loop.obstacle}
+        options.loops = [loop for loop in options.loops if not loop.obstacle]
     options.selected = [w for w in found if any(loop.takes(w) for loop in options.loops)]
     if not options.selected:
         parser.error("--only selects no workload; see --list")
@@ -193,13 +223,15 @@ def main():
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "loops": versions,
+        "absent_loops": options.absent,
         "plan": vars(plan),
         "server_core": options.server_core,
         "load_core": options.load_core,
         "system_calls_obstacle": obstacle,
     }
     labels = [loop.label for loop in options.loops]
-    minutes = plan.estimate(options.selected, len(labels), not obstacle) / 60
+    taken = [workload for loop in options.loops for workload in options.selected if loop.takes(workload)]
+    minutes = plan.estimate(taken, not obstacle) / 60
     size = f"{len(options.selected)} workloads, {plan.rounds} rounds, {', '.join(labels)}"
     progress(f"{size}: about {max(minutes, 1):.0f} minutes")
 

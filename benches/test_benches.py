@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import io
+import os
 import sys
 import tempfile
 import unittest
@@ -326,6 +327,16 @@ class LoopNames(unittest.TestCase):
     def test_peer_is_known_by_its_name(self):
         (found,) = run.parse_loops("blazio@/peers/python")
         self.assertEqual((found.label, found.python), ("blazio", "/peers/python"))
+
+    def test_all_are_those_that_work_and_the_others_have_a_reason(self):
+        obstacle = property(lambda loop: None if loop.name in loops.NAMES else "it broke")
+        core = min(os.sched_getaffinity(0))
+        with mock.patch.object(sys, "argv", ["run.py", "--loops", "all", "--cores", f"{core},{core}"]):
+            with mock.patch.object(run.LoopUnderTest, "obstacle", obstacle):
+                options = run.parse_arguments()
+        self.assertEqual(options.absent, dict.fromkeys(loops.PEERS, "it broke"))
+        labels = [loop.label for loop in options.loops]
+        self.assertEqual(labels, ["asyncio", "asyncio-malloc", "uvloop", "velodrome", *loops.FLOORS])
 
     def test_unknown_loop_is_refused(self):
         with self.assertRaises(argparse.ArgumentTypeError):
