@@ -1,5 +1,6 @@
 """Calls are those of the window, each of them once: `python -m unittest discover -s benches`."""
 
+import os
 import tempfile
 import unittest
 from pathlib import Path
@@ -46,6 +47,26 @@ class Counting(unittest.TestCase):
 
     def test_what_hardly_ever_happens_is_not_described(self):
         self.assertEqual(system_calls.described({"recvfrom": 1.0, "brk": 0.004}), "recvfrom 1.00")
+
+
+class Obstacles(unittest.TestCase):
+    def obstacle(self, script=None):
+        """With a strace of our own on PATH, or none."""
+        with tempfile.TemporaryDirectory() as folder:
+            if script:
+                Path(folder, "strace").write_text(script)
+                Path(folder, "strace").chmod(0o700)
+            with mock.patch.dict(os.environ, PATH=folder):
+                return system_calls.obstacle()
+
+    def test_missing_strace_is_told_with_what_to_install(self):
+        self.assertIn("apt-get install strace", self.obstacle())
+
+    def test_strace_that_may_not_trace_is_told_in_its_own_words(self):
+        self.assertIn("not permitted", self.obstacle("#!/bin/sh\necho ptrace: not permitted >&2\nexit 1\n"))
+
+    def test_strace_that_works_is_no_obstacle(self):
+        self.assertIsNone(self.obstacle("#!/bin/sh\n"))
 
 
 class Tables(unittest.TestCase):
