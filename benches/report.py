@@ -226,7 +226,9 @@ def tables(rows, labels):
     by_unit = {cost: [row for row in rows if row.cost == cost] for cost in COSTS}
     found = [(*cost_table(rows, labels), COSTS[cost]) for cost, rows in by_unit.items() if rows]
     if timed := by_unit["cpu_us"]:
-        found.append((*throughput_table(timed, labels), "Operations per second and latency"))
+        found.append((*throughput_table(timed, labels), "Operations per second"))
+    if answered := [row for row in by_unit["cpu_us"] if any(row.latency_p99_us.values())]:
+        found.append((*latency_table(answered, labels), "Latency, median and 99th percentile"))
     if counted := [row for row in rows if row.system_calls]:
         found.append((*system_calls_table(counted, labels), "System calls for an operation"))
     if promised := [row for row in rows if row.cost == FAIRNESS]:
@@ -251,17 +253,14 @@ def cost_table(rows, labels):
 
 
 def throughput_table(rows, labels):
-    """Operations per second for every row; latencies where a peer saw them."""
-    head = ["workload", *(f"{label} op/s" for label in labels), *(f"{label} p50/p99 µs" for label in labels)]
-    body = [
-        [
-            row.workload,
-            *(f"{spread.median:,.0f}" if (spread := row.throughput.get(label)) else "-" for label in labels),
-            *(latency_cell(row.latency_p50_us.get(label), row.latency_p99_us.get(label)) for label in labels),
-        ]
-        for row in rows
-    ]
-    return head, body
+    head = ["workload", *(f"{label} op/s" for label in labels)]
+    return head, [[row.workload, *(throughput_cell(row, label) for label in labels)] for row in rows]
+
+
+def latency_table(rows, labels):
+    """Of the rows where a peer saw it."""
+    head = ["workload", *(f"{label} p50/p99 µs" for label in labels)]
+    return head, [[row.workload, *(latency_cell(row, label) for label in labels)] for row in rows]
 
 
 def system_calls_table(rows, labels):
@@ -325,7 +324,13 @@ def calls_cell(row, label):
     return f"{system_calls.total(calls):.2f}" if calls else "-"
 
 
-def latency_cell(p50, p99):
+def throughput_cell(row, label):
+    found = row.throughput.get(label)
+    return f"{found.median:,.0f}" if found else "-"
+
+
+def latency_cell(row, label):
+    p50, p99 = row.latency_p50_us.get(label), row.latency_p99_us.get(label)
     return f"{p50.median:,.0f}/{p99.median:,.0f}" if p50 and p99 else "-"
 
 
