@@ -12,7 +12,11 @@ matplotlib.rcParams.update({"svg.hashsalt": "velodrome", "svg.fonttype": "none",
 METADATA = {"Date": None, "Creator": None}
 
 PALETTE = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"].colors]
-COLOURS = dict(zip([*loops.NAMES, *loops.PEERS, *loops.VARIANTS, *loops.FLOORS], PALETTE, strict=False))
+COLOURS = dict(zip([*loops.NAMES, *loops.PEERS, *loops.VARIANTS], PALETTE, strict=False))
+
+# Floors are no loops, and look different.
+MARKERS = dict(zip(loops.FLOORS, "x+1", strict=True))
+COLOURS.update(dict.fromkeys(loops.FLOORS, (0.0, 0.0, 0.0)))
 
 WIDTH = 9  # inches
 
@@ -45,7 +49,8 @@ def ratios(rows, labels):
     for label in labels:
         places, spreads = placed([report.ratio(row.measurements, row.cost, label, baseline) for row in rows])
         if places and label != subject:
-            axes.scatter([s.median for s in spreads], places, s=16, zorder=3, color=colour(label), label=label)
+            style = {"color": colour(label), "marker": marker(label)}
+            axes.scatter([s.median for s in spreads], places, zorder=3, s=16, label=label, **style)
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
@@ -75,7 +80,8 @@ def memory(rows, labels):
 
 
 def latency(rows, labels):
-    """A line from the median to the 99th percentile."""
+    """A line from the median to the 99th percentile; of the usual loops, or a row would be an inch high."""
+    labels = [label for label in labels if label.partition("#")[0] in loops.NAMES] or labels
     rows = [row for row in rows if row.cost == "cpu_us" and any(row.latency_p99_us.values()) and not point(row)]
     if not rows:
         return None
@@ -222,6 +228,10 @@ def placed(spreads, label=None, labels=(None,)):
     offset = (labels.index(label) - (len(labels) - 1) / 2) * 0.8 / len(labels)
     places = [place + offset for place, spread in enumerate(spreads) if spread]
     return places, [spread for spread in spreads if spread]
+
+
+def marker(label):
+    return MARKERS.get(label.partition("#")[0], "o")
 
 
 def colour(label):

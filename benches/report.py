@@ -228,7 +228,7 @@ def tables(rows, labels):
     if timed := by_unit["cpu_us"]:
         found.append((*throughput_table(timed, labels), "Operations per second"))
     if answered := [row for row in by_unit["cpu_us"] if any(row.latency_p99_us.values())]:
-        found.append((*latency_table(answered, labels), "Latency, median and 99th percentile"))
+        found.append((*latency_table(answered, labels), "Latency in numbers"))
     if counted := [row for row in rows if row.system_calls]:
         found.append((*system_calls_table(counted, labels), "System calls for an operation"))
     if promised := [row for row in rows if row.cost == FAIRNESS]:
