@@ -143,21 +143,23 @@ class Bench:
     def serving(self, command, core):
         """A server process and its address, until the block ends."""
         server, complaints = self.start(command, core)
-        try:
-            yield server, self.line_of(server)
-            if server.poll() is not None or said(complaints):
-                raise Failed(f"server: ended with status {server.returncode}")
-        except Failed as failure:
-            # The generator only sees a connection fail; what the server said is the reason.
-            raise Failed(said(complaints) or str(failure)) from None
-        finally:
-            server.kill()
-            with self.charging(core):
-                server.wait()
-            server.stdout.close()
-            complaints.close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.scratch, "server.sock"))
+        with server.stdout, complaints:
+            try:
+                yield server, self.line_of(server)
+                if server.poll() is not None or said(complaints):
+                    raise Failed(f"server: ended with status {server.returncode}")
+            except Failed as failure:
+                # The generator only sees a connection fail; what the server said is the reason.
+                raise Failed(said(complaints) or str(failure)) from None
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.scratch, "server.sock"))
+                with self.charging(core):
+                    self.end(server)
+
+    def end(self, server):
+        server.kill()
+        server.wait()
 
     def memory(self, load):
         grown = load["server_bytes_after"] - load["server_bytes_before"]
