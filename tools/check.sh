@@ -36,3 +36,4 @@ step "the inbox, in every interleaving of its threads" env RUSTFLAGS="--cfg loom
     CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" cargo test --release --package velodrome --lib inbox
 step "Rust tests, load generator" cargo test "${loadgen[@]}"
 step "the benchmark notices wrong answers" "$PYO3_PYTHON" -m unittest discover -s benches
+step "a fitting llvm-profdata is found" "$PYO3_PYTHON" -m unittest discover -s tests/tools
