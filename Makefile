@@ -20,7 +20,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page clean
+.PHONY: help run build test test-python test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page pgo clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -37,6 +37,7 @@ help:
 	@echo 'make bench         measure beside asyncio and uvloop (bench-quick: a few minutes)'
 	@echo 'make bench-all     everything that docs/benchmarks shows, on all loops: 35 minutes with ROUNDS=2'
 	@echo 'make bench-page    docs/benchmarks from files of measurements, JSON="..."; see benches/README.md'
+	@echo 'make pgo           a wheel in dist/, optimised for what the benchmark was seen to do'
 	@echo 'make clean         remove everything that was built'
 	@echo
 	@echo 'PYTHON=... chooses the interpreter: a path, a command, or a version such as 3.14d'
@@ -85,7 +86,10 @@ bench-all:
 bench-page:
 	@tools/bench-page.sh $(JSON)
 
+pgo:
+	@tools/pgo.sh
+
 clean:
-	rm -rf target .venv .pytest_cache .mypy_cache benches/loadgen/target
+	rm -rf target dist .venv .pytest_cache .mypy_cache benches/loadgen/target
 	rm -f python/velodrome/_native.*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
