@@ -68,8 +68,10 @@ pub fn ensure_no_transport(
     {
         return Err(used_by(object, &transport.object)?);
     }
-    // The transports that asyncio has in Python are in a dictionary of its own.
+    // The transports that asyncio has in Python are in a weak dictionary of its own, whose length
+    // would be a call of Python.
     let others = event_loop.getattr(intern!(py, "_transports"))?;
+    let others = others.getattr(intern!(py, "data"))?;
     if others.is_truthy()? {
         seam(py, "ensure_no_python_transport", (event_loop, object, fd))?;
     }
