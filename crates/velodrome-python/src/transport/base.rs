@@ -147,8 +147,10 @@ impl BaseTransport {
 
     /// Tells whoever waits for the connection that it is made.
     pub fn wake_waiter(&self, py: Python<'_>) -> PyResult<()> {
-        if let Some(waiter) = self.waiter.take() {
-            loaded(py).set_result_unless_cancelled.call1(py, (waiter, py.None()))?;
+        let Some(waiter) = self.waiter.take() else { return Ok(()) };
+        if !call_method(py, &waiter, intern!(py, "cancelled"), [])?.is_truthy(py)? {
+            let none = py.None();
+            call_method(py, &waiter, intern!(py, "set_result"), [none.as_ptr()])?;
         }
         Ok(())
     }
