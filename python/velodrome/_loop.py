@@ -18,9 +18,9 @@ import socket
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from . import _names, _native, _sendfile, _signals, _sockets, _subprocess, _tls
+from . import _connect, _names, _native, _sendfile, _signals, _sockets, _subprocess, _tls
 
 _SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
 _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
@@ -90,6 +90,7 @@ def _closed_unless_done(server):
 
 
 class Loop(  # type: ignore[misc]
+    _connect.ConnectMethods,
     _sockets.SockMethods,
     _sendfile.SendfileMethods,
     _tls.TlsMethods,
@@ -131,7 +132,9 @@ class Loop(  # type: ignore[misc]
     def _make_socket_transport(
         self, sock, protocol, waiter=None, *, extra=None, server=None, context=None
     ):
-        if not _has_original(sock, "recv", "recv_into", "send", "sendmsg", "shutdown"):
+        if not isinstance(sock, _native.ClientSocket) and not _has_original(
+            sock, "recv", "recv_into", "send", "sendmsg", "shutdown"
+        ):
             options = {} if context is None else {"context": context}
             return super()._make_socket_transport(
                 sock, protocol, waiter, extra=extra, server=server, **options
@@ -150,6 +153,26 @@ class Loop(  # type: ignore[misc]
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
         self._ensure_fd_no_transport(sock)
         return _native.make_datagram_transport(self, sock, protocol, address, waiter, extra)
+
+    # ---- connecting ------------------------------------------------------------------------
+
+    @_declared_as(_AsyncioLoop.create_connection)
+    async def create_connection(self, protocol_factory, host=None, port=None, **options):
+        sock = None if options else self._connect_numbers(host, port)
+        if sock is None:
+            return await super().create_connection(protocol_factory, host, port, **options)
+        return await self._make_connection(sock, protocol_factory)
+
+    # To type checkers, asyncio's is no coroutine function.
+    @_declared_as(cast(Any, _AsyncioLoop.create_unix_connection))
+    async def create_unix_connection(self, protocol_factory, path=None, **options):
+        sock = None
+        if path is not None and not options:
+            path = os.fspath(path)
+            sock = self._connect_path(path)
+        if sock is None:
+            return await super().create_unix_connection(protocol_factory, path, **options)
+        return await self._make_connection(sock, protocol_factory)
 
     # ---- serving ---------------------------------------------------------------------------
 
@@ -230,3 +253,4 @@ class Loop(  # type: ignore[misc]
 
 
 _native.add_loop_methods(Loop)
+_connect.learn_originals(Loop)

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, final, type_check_only
 from typing_extensions import TypeVarTuple, Unpack, disjoint_base
 
 __all__ = [
+    "ClientSocket",
     "DatagramTransport",
     "Handle",
     "Listener",
@@ -17,6 +18,7 @@ __all__ = [
     "StreamTransport",
     "TimerHandle",
     "__version__",
+    "learn_originals",
     "make_datagram_transport",
     "make_stream_transport",
     "numeric_address",
@@ -98,6 +100,11 @@ class Loop:
     def _check_closed(self) -> None: ...
     def _check_running(self) -> None: ...
     def _close_native(self) -> None: ...
+    def _connect_found(
+        self, family: object, kind: object, protocol: object, address: object
+    ) -> ClientSocket | None: ...
+    def _connect_numbers(self, host: object, port: object) -> ClientSocket | None: ...
+    def _connect_path(self, path: object) -> ClientSocket | None: ...
     def _interest(self, fd: int) -> int: ...
     def _is_inherited(self) -> bool: ...
     def _runs_with_wakeup_fd(self) -> bool: ...
@@ -250,6 +257,13 @@ class DatagramTransport(_SocketTransport):
     def writelines(self, _list_of_data: Any) -> None: ...
 
 @final
+class ClientSocket:
+    def wait(self) -> asyncio.Future[None] | None: ...
+    def close(self) -> None: ...
+    def fileno(self) -> int: ...
+    def setblocking(self, flag: bool) -> None: ...
+
+@final
 class Listener:
     def __new__(
         cls,
@@ -263,6 +277,12 @@ class Listener:
     def start(self) -> None: ...
     def resume(self) -> None: ...
 
+def learn_originals(
+    loop_class: type[Loop],
+    loop_names: Iterable[str],
+    socket_class: type[socket.socket],
+    socket_names: Iterable[str],
+) -> None: ...
 def make_datagram_transport(
     event_loop: Loop,
     sock: socket.socket,
@@ -273,7 +293,7 @@ def make_datagram_transport(
 ) -> DatagramTransport: ...
 def make_stream_transport(
     event_loop: Loop,
-    sock: socket.socket,
+    sock: socket.socket | ClientSocket,
     protocol: asyncio.BaseProtocol,
     waiter: asyncio.Future[None] | None,
     extra: dict[str, Any] | None,

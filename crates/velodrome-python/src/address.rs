@@ -56,15 +56,17 @@ pub fn to_python(py: Python<'_>, address: &SocketAddrAny) -> PyResult<Option<Py<
 /// exact `int` that a port can be, as `getaddrinfo` writes it.
 pub fn numeric(host: &Bound<'_, PyAny>, port: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
     let py = host.py();
-    let (Ok(host), Ok(port)) = (host.cast_exact::<PyString>(), port.cast_exact::<PyInt>()) else {
-        return Ok(None);
-    };
-    let (Ok(text), Ok(port)) = (host.to_str(), port.extract::<u16>()) else { return Ok(None) };
-    match text.parse::<IpAddr>() {
-        Ok(IpAddr::V4(_)) => (host, port).into_py_any(py).map(Some),
-        Ok(IpAddr::V6(v6)) => (text_of(&v6), port, 0, 0).into_py_any(py).map(Some),
-        Err(_) => Ok(None),
+    match numbers(host, port) {
+        Some((IpAddr::V4(_), _)) => (host, port).into_py_any(py).map(Some),
+        Some((IpAddr::V6(v6), _)) => (text_of(&v6), port, 0, 0).into_py_any(py).map(Some),
+        None => Ok(None),
     }
+}
+
+/// The numbers of such a `str` and such an `int`.
+pub fn numbers(host: &Bound<'_, PyAny>, port: &Bound<'_, PyAny>) -> Option<(IpAddr, u16)> {
+    let (host, port) = (host.cast_exact::<PyString>().ok()?, port.cast_exact::<PyInt>().ok()?);
+    Some((host.to_str().ok()?.parse().ok()?, port.extract().ok()?))
 }
 
 /// The address that `socket.sendto` would make of `(host, port)`, `(host, port, flowinfo,

@@ -5,6 +5,7 @@ use velodrome::{Kind, Readiness, Source as ModelSource};
 
 use crate::{
     call::{Call, call_method},
+    client::ClientSocket,
     datagram::{self, DatagramTransport},
     event_loop::Loop,
     handle::{Handle, TimerHandle},
@@ -33,6 +34,7 @@ pub enum Callback {
     Transport(Py<StreamTransport>, Turn),
     Datagrams(Py<DatagramTransport>, datagram::Turn),
     Listener(Py<Listener>),
+    Client(Py<ClientSocket>),
     Sock(Py<SockWaiters>, Readiness),
 }
 
@@ -77,6 +79,10 @@ impl Callback {
                 let listener = listener.bind(py);
                 let result = Listener::accept(listener);
                 result.or_else(|error| failed(event_loop, listener.as_any(), error))
+            }
+            Callback::Client(socket) => {
+                let result = socket.get().ready(py);
+                result.or_else(|error| failed(event_loop, socket.bind(py).as_any(), error))
             }
             Callback::Sock(waiters, readiness) => {
                 let waiters = waiters.bind(py);
@@ -129,6 +135,7 @@ impl Callback {
             Callback::Transport(transport, _) => transport.clone_ref(py).into_any(),
             Callback::Datagrams(transport, _) => transport.clone_ref(py).into_any(),
             Callback::Listener(listener) => listener.clone_ref(py).into_any(),
+            Callback::Client(socket) => socket.clone_ref(py).into_any(),
             Callback::Sock(waiters, _) => waiters.clone_ref(py).into_any(),
         }
     }
@@ -142,6 +149,7 @@ impl Callback {
             Callback::Transport(transport, _) => visit.call(transport),
             Callback::Datagrams(transport, _) => visit.call(transport),
             Callback::Listener(listener) => visit.call(listener),
+            Callback::Client(socket) => visit.call(socket),
             Callback::Sock(waiters, _) => visit.call(waiters),
         }
     }
@@ -233,6 +241,7 @@ pub enum Source {
     Transport(Py<StreamTransport>),
     Datagrams(Py<DatagramTransport>),
     Listener(Py<Listener>),
+    Client(Py<ClientSocket>),
     Sock(Py<SockWaiters>),
 }
 
@@ -295,6 +304,7 @@ impl Clone for Source {
             Source::Transport(transport) => Source::Transport(transport.clone_ref(py)),
             Source::Datagrams(transport) => Source::Datagrams(transport.clone_ref(py)),
             Source::Listener(listener) => Source::Listener(listener.clone_ref(py)),
+            Source::Client(socket) => Source::Client(socket.clone_ref(py)),
             Source::Sock(waiters) => Source::Sock(waiters.clone_ref(py)),
         }
     }
@@ -316,7 +326,9 @@ impl Source {
             Source::Datagrams(transport) => {
                 (transport.bind(py).as_any(), transport.get().is_closing(py))
             }
-            Source::Watch { .. } | Source::Listener(_) | Source::Sock(_) => return None,
+            Source::Watch { .. } | Source::Listener(_) | Source::Client(_) | Source::Sock(_) => {
+                return None;
+            }
         };
         Some(AnyTransport { object: object.clone(), is_closing })
     }
@@ -344,6 +356,7 @@ impl ModelSource for Source {
                 }
             }
             Source::Listener(listener) => push(Callback::Listener(listener)),
+            Source::Client(socket) => push(Callback::Client(socket)),
             Source::Sock(waiters) => push(Callback::Sock(waiters, readiness)),
         }
     }
@@ -361,6 +374,7 @@ impl Source {
             Source::Transport(transport) => visit.call(transport),
             Source::Datagrams(transport) => visit.call(transport),
             Source::Listener(listener) => visit.call(listener),
+            Source::Client(socket) => visit.call(socket),
             Source::Sock(waiters) => visit.call(waiters),
         }
     }

@@ -32,6 +32,7 @@ use crate::{
     handle::Handle,
     host::PyHost,
     imports::{imports, loaded},
+    originals,
     tls::TlsTransport,
     transport::StreamTransport,
 };
@@ -48,6 +49,8 @@ pub struct State {
     /// `call_soon` is the package's own: no subclass and no program has put another in its place,
     /// which would see what ours returns.
     exact: Cell<bool>,
+    /// A program has put a method of its own in the place of one that asyncio's code calls.
+    own_methods: Cell<bool>,
     /// Whether the class, and whether the loop itself, has another `time` than the package's.
     own_clock: [Cell<bool>; 2],
     task_factory: RefCell<Option<Py<PyAny>>>,
@@ -114,6 +117,11 @@ impl Loop {
         if let Ok(model) = self.model(py) {
             model.call_soon(callback);
         }
+    }
+
+    /// Whether the loop itself, not its class, has methods of a program's own.
+    pub fn has_own_methods(&self, py: Python<'_>) -> bool {
+        self.0.get(py).own_methods.get()
     }
 
     pub fn is_debug(&self, py: Python<'_>) -> bool {
@@ -349,6 +357,7 @@ impl Loop {
             thread: Cell::new(None),
             debug: Cell::new(false),
             exact: Cell::new(false),
+            own_methods: Cell::new(false),
             own_clock: [const { Cell::new(false) }; 2],
             task_factory: RefCell::new(None),
             deferred: RefCell::default(),
@@ -370,8 +379,9 @@ impl Loop {
         self.state(py).join_writes.set(join_writes);
     }
 
-    /// As of any object, but two attributes are noted: a `call_soon` put on the loop sees what ours
-    /// returns, so steps of tasks get handles from then on; a `time` decides when timers are due.
+    /// As of any object, but some attributes are noted: a `call_soon` put on the loop sees what ours
+    /// returns, so steps of tasks get handles from then on; a `time` decides when timers are due;
+    /// what asyncio calls to connect is called from then on.
     fn __setattr__(
         slf: &Bound<'_, Self>,
         name: &Bound<'_, PyString>,
@@ -379,6 +389,9 @@ impl Loop {
     ) -> PyResult<()> {
         if name == "call_soon" {
             slf.get().state(slf.py()).exact.set(false);
+        }
+        if originals::is_learnt_name(slf.py(), name)? {
+            slf.get().state(slf.py()).own_methods.set(true);
         }
         // SAFETY: live objects; this is what the attribute's assignment would call without us.
         let failed = unsafe {

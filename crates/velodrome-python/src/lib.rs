@@ -5,6 +5,7 @@
 //! watch.rs       add_reader, add_writer     sock.rs       sock_recv, sock_sendall, ...
 //! transport.rs   Transport                  server.rs     accepting
 //! datagram.rs    DatagramTransport          tls.rs        TlsTransport
+//! client.rs      connecting                 originals.rs  what programs may have replaced
 //! host.rs        how a callback is run      callback.rs   what a callback is
 //! ```
 //!
@@ -14,6 +15,7 @@ mod address;
 mod buffer;
 mod call;
 mod callback;
+mod client;
 mod datagram;
 mod error;
 mod event_loop;
@@ -22,6 +24,7 @@ mod gil;
 mod handle;
 mod host;
 mod imports;
+mod originals;
 mod server;
 mod sock;
 mod step_lane;
@@ -62,6 +65,8 @@ mod _native {
     use super::*;
 
     #[pymodule_export]
+    use super::client::ClientSocket;
+    #[pymodule_export]
     use super::datagram::DatagramTransport;
     #[pymodule_export]
     use super::event_loop::Loop;
@@ -94,7 +99,21 @@ mod _native {
             server,
             context,
         };
-        super::transport::StreamTransport::over_socket(sock, connection)
+        match sock.cast_exact::<super::client::ClientSocket>() {
+            Ok(client) => super::transport::StreamTransport::connected(client, connection),
+            Err(_) => super::transport::StreamTransport::over_socket(sock, connection),
+        }
+    }
+
+    /// Note what asyncio calls to connect, by the names in a loop's class and in `socket.socket`.
+    #[pyfunction]
+    fn learn_originals(
+        loop_class: &Bound<'_, pyo3::types::PyType>,
+        loop_names: Vec<String>,
+        socket_class: &Bound<'_, pyo3::types::PyType>,
+        socket_names: Vec<String>,
+    ) -> PyResult<()> {
+        super::originals::learn(loop_class, &loop_names, socket_class, &socket_names)
     }
 
     /// Make the transport of a datagram socket; it takes the socket over.

@@ -36,6 +36,7 @@ pub use writing::readable_view;
 use crate::{
     buffer::Chunk,
     callback::{Callback, Source},
+    client::ClientSocket,
     error::os_error,
     event_loop::Loop,
     gil::GilBound,
@@ -117,6 +118,17 @@ impl StreamTransport {
         let local = local_address(fd.as_fd());
         let number = fd.as_raw_fd();
         Self::start(Socket::Native(fd), number, (local, peer_address), connection)
+    }
+
+    /// Over a client's socket that the loop connected.
+    pub fn connected<'py>(
+        socket: &Bound<'py, ClientSocket>,
+        connection: Connection<'_, 'py>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let (fd, peer_address) =
+            socket.get().take(socket.py()).ok_or_else(|| os_error(Error::BADF))?;
+        set_nodelay(fd.as_fd());
+        Self::accepted(fd, peer_address, connection)
     }
 
     /// Over a Python socket, which becomes the transport's.

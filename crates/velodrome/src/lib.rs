@@ -18,6 +18,7 @@
 //! Everything but [`Inbox`] belongs to one thread. Nothing is borrowed while a callback runs, so
 //! a callback may call back into the loop in any way.
 
+pub mod client;
 pub mod clock;
 pub mod datagram;
 pub mod error;

@@ -1,0 +1,177 @@
+//! Whether what asyncio would call to connect is what asyncio and Python brought along.
+//!
+//! Then nobody can tell that it is not called. Who has put something else in a place, in a
+//! subclass, on a class or on the loop, or who has asked to hear of it by `sys.addaudithook`, sees
+//! it called: the way that leads there is asyncio's own.
+
+use std::{
+    cell::Cell,
+    ffi::{c_char, c_int, c_void},
+};
+
+use pyo3::{
+    exceptions::PyRuntimeError,
+    ffi, intern,
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyDict, PyString, PyType},
+};
+
+use crate::{event_loop::Loop, gil::GilBound};
+
+/// A class, and what was found under some names of it.
+struct Methods {
+    class: Py<PyType>,
+    found: Vec<(Py<PyString>, Py<PyAny>)>,
+    /// The class's version when they were last found in place: while it is the same, nothing of the
+    /// class or of those above it has changed. 0 is no version.
+    version: Cell<u32>,
+}
+
+impl Methods {
+    fn new(class: &Bound<'_, PyType>, names: &[String]) -> PyResult<Self> {
+        let py = class.py();
+        let find = |name: &String| -> PyResult<_> {
+            let name = PyString::intern(py, name);
+            Ok((name.clone().unbind(), class.getattr(name)?.unbind()))
+        };
+        Ok(Methods {
+            class: class.clone().unbind(),
+            found: names.iter().map(find).collect::<PyResult<_>>()?,
+            version: Cell::new(0),
+        })
+    }
+
+    fn present_version(&self) -> u32 {
+        // SAFETY: a live class; the interpreter writes the number with the GIL held.
+        unsafe { (*self.class.as_ptr().cast::<ffi::PyTypeObject>()).tp_version_tag }
+    }
+
+    #[inline]
+    fn are_in_place(&self, py: Python<'_>) -> PyResult<bool> {
+        let version = self.present_version();
+        if version != 0 && version == self.version.get() {
+            return Ok(true);
+        }
+        self.look(py)
+    }
+
+    #[cold]
+    fn look(&self, py: Python<'_>) -> PyResult<bool> {
+        let class = self.class.bind(py);
+        for (name, method) in &self.found {
+            if !class.getattr_opt(name)?.is_some_and(|present| present.is(method)) {
+                return Ok(false);
+            }
+        }
+        // Looking has given the class a version again.
+        self.version.set(self.present_version());
+        Ok(true)
+    }
+}
+
+struct Originals {
+    of_loop: Methods,
+    of_socket: Methods,
+    /// The module that asyncio calls `socket`, and the names of both, where a program may have put
+    /// something else.
+    socket_module: Py<PyAny>,
+    asyncio_names: Py<PyDict>,
+    socket_names: Py<PyDict>,
+}
+
+static ORIGINALS: PyOnceLock<GilBound<Originals>> = PyOnceLock::new();
+
+/// Notes what the classes have now, under the names of what asyncio calls to connect.
+pub fn learn(
+    loop_class: &Bound<'_, PyType>,
+    loop_names: &[String],
+    socket_class: &Bound<'_, PyType>,
+    socket_names: &[String],
+) -> PyResult<()> {
+    let py = loop_class.py();
+    let socket_module = py.import("socket")?;
+    let originals = Originals {
+        of_loop: Methods::new(loop_class, loop_names)?,
+        of_socket: Methods::new(socket_class, socket_names)?,
+        asyncio_names: py.import("asyncio.base_events")?.dict().unbind(),
+        socket_names: socket_module.dict().unbind(),
+        socket_module: socket_module.into_any().unbind(),
+    };
+    ORIGINALS
+        .set(py, GilBound::new(originals))
+        .map_err(|_| PyRuntimeError::new_err("the originals are known already"))
+}
+
+/// Whether the names of asyncio's that a program has set on this loop matter.
+pub fn is_learnt_name(py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
+    let Some(originals) = ORIGINALS.get(py) else { return Ok(false) };
+    for (learnt, _) in &originals.get(py).of_loop.found {
+        if name.as_any().eq(learnt)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether nobody can tell that asyncio's own way is not taken on this loop.
+pub fn are_in_place(event_loop: &Bound<'_, Loop>) -> PyResult<bool> {
+    let py = event_loop.py();
+    let Some(originals) = ORIGINALS.get(py) else { return Ok(false) };
+    let originals = originals.get(py);
+    Ok(event_loop.get_type().is(&originals.of_loop.class)
+        && !event_loop.get().has_own_methods(py)
+        && originals.of_loop.are_in_place(py)?
+        && originals.of_socket.are_in_place(py)?
+        && originals.has_socket_class(py)?
+        && !somebody_audits(py))
+}
+
+impl Originals {
+    /// Whether asyncio finds the class where it looks for it.
+    fn has_socket_class(&self, py: Python<'_>) -> PyResult<bool> {
+        let name = intern!(py, "socket");
+        Ok(names(&self.asyncio_names, name, &self.socket_module)?
+            && names(&self.socket_names, name, self.of_socket.class.as_any())?)
+    }
+}
+
+/// Whether a module's `name` is this object.
+fn names(module: &Py<PyDict>, name: &Bound<'_, PyString>, object: &Py<PyAny>) -> PyResult<bool> {
+    // SAFETY: a dictionary and a string, both alive; the borrowed result is only compared.
+    let found = unsafe { ffi::PyDict_GetItemWithError(module.as_ptr(), name.as_ptr()) };
+    if found.is_null() {
+        return PyErr::take(name.py()).map_or(Ok(false), Err);
+    }
+    Ok(found == object.as_ptr())
+}
+
+unsafe extern "C" {
+    fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
+}
+
+/// Whether there are audit hooks, none of which is called.
+///
+/// The interpreter makes an event's arguments only if there is somebody to be told, by a function of
+/// ours, whose failure ends it.
+fn somebody_audits(py: Python<'_>) -> bool {
+    unsafe extern "C" fn refuse(_: *mut c_void) -> *mut ffi::PyObject {
+        // SAFETY: the interpreter calls it with the GIL held; the class is a live object.
+        unsafe { ffi::PyErr_SetNone(ffi::PyExc_RuntimeError) };
+        std::ptr::null_mut()
+    }
+    let refuse: unsafe extern "C" fn(*mut c_void) -> *mut ffi::PyObject = refuse;
+    // SAFETY: `O&` takes such a function and a pointer for it, which it does not use.
+    let failed = unsafe {
+        PySys_Audit(
+            c"socket.connect".as_ptr(),
+            c"(O&)".as_ptr(),
+            refuse,
+            std::ptr::null_mut::<c_void>(),
+        )
+    };
+    if failed != 0 {
+        drop(PyErr::take(py));
+    }
+    failed != 0
+}
