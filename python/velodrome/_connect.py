@@ -34,6 +34,8 @@ _OF_LOOP = (
     "remove_writer",
     "sock_connect",
 )
+# The class from which the loop inherits also has what ours stand in front of.
+_OF_ASYNCIO = (*_OF_LOOP, "create_connection", "create_unix_connection")
 _OF_SOCKET = (
     "__init__",
     "close",
@@ -59,12 +61,11 @@ def _is_original(method):
     )
 
 
-def learn_originals(loop_class):
+def learn_originals(loop_class, asyncio_class):
     """Note what has to be in its place for a connection without a Python socket."""
-    methods = [getattr(loop_class, name) for name in _OF_LOOP]
-    methods += [getattr(socket.socket, name) for name in _OF_SOCKET]
-    if all(map(_is_original, methods)):
-        _native.learn_originals(loop_class, _OF_LOOP, socket.socket, _OF_SOCKET)
+    classes = (loop_class, _OF_LOOP), (asyncio_class, _OF_ASYNCIO), (socket.socket, _OF_SOCKET)
+    if all(_is_original(getattr(cls, name)) for cls, names in classes for name in names):
+        _native.learn_originals(*classes)
 
 
 class ConnectMethods:

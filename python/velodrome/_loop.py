@@ -253,4 +253,4 @@ class Loop(  # type: ignore[misc]
 
 
 _native.add_loop_methods(Loop)
-_connect.learn_originals(Loop)
+_connect.learn_originals(Loop, _AsyncioLoop)

@@ -66,3 +66,20 @@ class SockMethods:
             # Cancelled, or the coroutine is closed: the operation must not go on.
             self._sock_forget(sock, result)
             raise
+
+    async def sock_connect(self, sock, address):
+        """Connect a non-blocking socket to an address, whose host is looked up if it is a name."""
+        result = self._try_sock_connect(sock, address)
+        if result is None:
+            return
+        if result is NotImplemented:
+            return await super().sock_connect(sock, address)
+        try:
+            await result
+        except BaseException:
+            # Cancelled, or the coroutine is closed: the operation must not go on.
+            self._sock_forget(sock, result)
+            raise
+        finally:
+            # Its exception refers to this frame.
+            result = None

@@ -29,6 +29,17 @@ OF_LOOP = (
     "remove_writer",
     "sock_connect",
 )
+# Those that a loop of another kind has no business to have of its own.
+INHERITED = (
+    "_connect_sock",
+    "_create_connection_transport",
+    "_ensure_resolved",
+    "_sock_connect",
+    "_sock_connect_cb",
+    "_sock_write_done",
+    "create_connection",
+    "sock_connect",
+)
 OF_SOCKET = ("__init__", "close", "connect", "getpeername", "getsockname", "getsockopt", "setblocking")
 
 
@@ -83,17 +94,28 @@ async def test_what_is_put_on_the_loop_is_asked(loop, listener, name, monkeypatc
 
 @pytest.mark.parametrize("name", OF_LOOP)
 async def test_what_is_put_on_a_class_is_asked(loop, listener, name, monkeypatch):
-    """Also on asyncio's own, of which the loop's class knows by inheritance alone."""
     for cls in type(loop), next(cls for cls in type(loop).__mro__ if name in vars(cls)):
-        await come_and_go(loop, listener.getsockname())
-        calls = []
-        with monkeypatch.context() as patch:
-            patch.setattr(cls, name, noted(getattr(cls, name), calls))
-            await come_and_go(loop, listener.getsockname())
-        assert calls
-        calls.clear()
-        await come_and_go(loop, listener.getsockname())
-        assert not calls
+        await replaced_for_a_while(loop, listener.getsockname(), cls, name, monkeypatch)
+
+
+@pytest.mark.parametrize("name", INHERITED)
+async def test_what_is_put_on_a_class_of_asyncio_is_asked(loop, listener, name, monkeypatch):
+    of_asyncio = (cls for cls in type(loop).__mro__ if cls.__module__.startswith("asyncio."))
+    cls = next(cls for cls in of_asyncio if name in vars(cls))
+    await replaced_for_a_while(loop, listener.getsockname(), cls, name, monkeypatch)
+
+
+async def replaced_for_a_while(loop, address, cls, name, monkeypatch):
+    """The method is called as long as it is there, neither before nor after."""
+    await come_and_go(loop, address)
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(cls, name, noted(getattr(cls, name), calls))
+        await come_and_go(loop, address)
+    assert calls
+    calls.clear()
+    await come_and_go(loop, address)
+    assert not calls
 
 
 @pytest.mark.parametrize("name", OF_SOCKET)

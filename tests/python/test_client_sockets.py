@@ -131,3 +131,16 @@ def test_a_loop_that_is_closed_meanwhile_lets_go(loop, silent):
     sock.close()
     assert waiter() is None
     assert sock.fileno() == -1
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_socket_of_a_program_is_connected_without_asyncio(loop, address, kind, monkeypatch):
+    with socket.socket(type=kind) as client:
+        client.setblocking(False)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, "connect", socket.socket.connect_ex)
+            assert loop._try_sock_connect(client, address) is NotImplemented
+        assert loop._try_sock_connect(client, ("localhost", address[1])) is NotImplemented
+        assert loop._try_sock_connect(client, list(address)) is NotImplemented
+        assert loop._try_sock_connect(client, address) is not NotImplemented
+        assert client.getpeername() == address

@@ -106,6 +106,19 @@ pub fn from_python(
     })
 }
 
+/// An address of a host that was given as numbers, with the parts that asyncio adds: those of an IPv6
+/// address.
+pub fn with_all_parts(address: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    let py = address.py();
+    let parts = address.cast::<PyTuple>()?;
+    let host = parts.get_item(0)?;
+    if !host.str()?.to_str()?.contains(':') {
+        return Ok(address.clone().unbind());
+    }
+    let part = |index: usize| parts.get_item(index).or_else(|_| 0.into_bound_py_any(py));
+    (host, part(1)?, part(2)?, part(3)?).into_py_any(py)
+}
+
 /// The room for a path in a Unix socket's address.
 const UNIX_PATH_BYTES: usize = 108;
 

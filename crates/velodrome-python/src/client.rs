@@ -50,10 +50,7 @@ impl ClientSocket {
         name: impl FnOnce() -> PyResult<Py<PyAny>>,
     ) -> PyResult<Option<Bound<'py, Self>>> {
         let py = event_loop.py();
-        if event_loop.get().is_debug(py)
-            || event_loop.get().model(py).is_err()
-            || !originals::are_in_place(event_loop)?
-        {
+        if event_loop.get().model(py).is_err() || !originals::are_in_place(event_loop)? {
             return Ok(None);
         }
         let Ok((fd, progress)) = client::connect(to) else { return Ok(None) };
@@ -104,20 +101,12 @@ impl ClientSocket {
                 waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
             }
             Err(error) => {
-                let error = self.refusal(py, error)?;
+                let address = clone_of(py, &inner.address).unwrap_or_else(|| py.None());
+                let error = refusal(error, address.bind(py))?;
                 waiter.call_method1(py, intern!(py, "set_exception"), (error,))?;
             }
         }
         Ok(())
-    }
-
-    /// As asyncio words it.
-    fn refusal(&self, py: Python<'_>, error: Error) -> PyResult<PyErr> {
-        let message = match clone_of(py, &self.0.get(py).address) {
-            Some(address) => format!("Connect call failed {}", address.bind(py).str()?),
-            None => "Connect call failed".into(),
-        };
-        Ok(PyOSError::new_err((error.raw_os_error(), message)))
     }
 
     fn watch(slf: &Bound<'_, Self>, event_loop: &Bound<'_, Loop>, fd: RawFd) -> PyResult<()> {
@@ -145,6 +134,12 @@ impl ClientSocket {
         drop(model);
         drop((source, registered));
     }
+}
+
+/// What asyncio says of an attempt that failed.
+pub fn refusal(error: Error, address: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    let message = format!("Connect call failed {}", address.str()?);
+    Ok(PyOSError::new_err((error.raw_os_error(), message)))
 }
 
 #[pymethods]

@@ -105,15 +105,14 @@ mod _native {
         }
     }
 
-    /// Note what asyncio calls to connect, by the names in a loop's class and in `socket.socket`.
+    /// Note what is to be in its place for a connection without a Python socket.
     #[pyfunction]
     fn learn_originals(
-        loop_class: &Bound<'_, pyo3::types::PyType>,
-        loop_names: Vec<String>,
-        socket_class: &Bound<'_, pyo3::types::PyType>,
-        socket_names: Vec<String>,
+        of_loop: super::originals::Names<'_>,
+        of_asyncio: super::originals::Names<'_>,
+        of_socket: super::originals::Names<'_>,
     ) -> PyResult<()> {
-        super::originals::learn(loop_class, &loop_names, socket_class, &socket_names)
+        super::originals::learn(&of_loop, &of_asyncio, &of_socket)
     }
 
     /// Make the transport of a datagram socket; it takes the socket over.

@@ -29,7 +29,7 @@ struct Methods {
 }
 
 impl Methods {
-    fn new(class: &Bound<'_, PyType>, names: &[String]) -> PyResult<Self> {
+    fn new((class, names): &Names<'_>) -> PyResult<Self> {
         let py = class.py();
         let find = |name: &String| -> PyResult<_> {
             let name = PyString::intern(py, name);
@@ -72,6 +72,8 @@ impl Methods {
 
 struct Originals {
     of_loop: Methods,
+    /// Of the class of asyncio's from which the loop inherits.
+    of_asyncio: Methods,
     of_socket: Methods,
     /// The module that asyncio calls `socket`, and the names of both, where a program may have put
     /// something else.
@@ -82,18 +84,17 @@ struct Originals {
 
 static ORIGINALS: PyOnceLock<GilBound<Originals>> = PyOnceLock::new();
 
-/// Notes what the classes have now, under the names of what asyncio calls to connect.
-pub fn learn(
-    loop_class: &Bound<'_, PyType>,
-    loop_names: &[String],
-    socket_class: &Bound<'_, PyType>,
-    socket_names: &[String],
-) -> PyResult<()> {
-    let py = loop_class.py();
+/// A class, and the names under which asyncio would call something to connect.
+pub type Names<'py> = (Bound<'py, PyType>, Vec<String>);
+
+/// Notes what a loop's class, that of asyncio's from which it inherits, and that of sockets have now.
+pub fn learn(of_loop: &Names<'_>, of_asyncio: &Names<'_>, of_socket: &Names<'_>) -> PyResult<()> {
+    let py = of_loop.0.py();
     let socket_module = py.import("socket")?;
     let originals = Originals {
-        of_loop: Methods::new(loop_class, loop_names)?,
-        of_socket: Methods::new(socket_class, socket_names)?,
+        of_loop: Methods::new(of_loop)?,
+        of_asyncio: Methods::new(of_asyncio)?,
+        of_socket: Methods::new(of_socket)?,
         asyncio_names: py.import("asyncio.base_events")?.dict().unbind(),
         socket_names: socket_module.dict().unbind(),
         socket_module: socket_module.into_any().unbind(),
@@ -114,17 +115,25 @@ pub fn is_learnt_name(py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bo
     Ok(false)
 }
 
-/// Whether nobody can tell that asyncio's own way is not taken on this loop.
+/// Whether nobody can tell that asyncio's own way is not taken on this loop. Debug mode can.
 pub fn are_in_place(event_loop: &Bound<'_, Loop>) -> PyResult<bool> {
     let py = event_loop.py();
     let Some(originals) = ORIGINALS.get(py) else { return Ok(false) };
     let originals = originals.get(py);
     Ok(event_loop.get_type().is(&originals.of_loop.class)
+        && !event_loop.get().is_debug(py)
         && !event_loop.get().has_own_methods(py)
         && originals.of_loop.are_in_place(py)?
+        && originals.of_asyncio.are_in_place(py)?
         && originals.of_socket.are_in_place(py)?
         && originals.has_socket_class(py)?
         && !somebody_audits(py))
+}
+
+/// Whether it is a socket as Python makes them.
+pub fn is_plain_socket(socket: &Bound<'_, PyAny>) -> bool {
+    let originals = ORIGINALS.get(socket.py());
+    originals.is_some_and(|it| socket.get_type().is(&it.get(socket.py()).of_socket.class))
 }
 
 impl Originals {

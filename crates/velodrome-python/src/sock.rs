@@ -23,25 +23,44 @@ use pyo3::{
     types::{PyBytes, PyString, PyWeakrefMethods, PyWeakrefReference},
 };
 use rustix::net::{RecvFlags, recv, send};
-use velodrome::{Error, Interest, Readiness, error::is_retry, net::SEND_FLAGS};
+use velodrome::{
+    Error, Interest, Readiness,
+    client::{self, Progress},
+    error::is_retry,
+    net::{AddressFamily, SEND_FLAGS, socket_family},
+};
 
 use crate::{
+    address,
     buffer::{View, bytes_filled_by},
     call::{Call, Held, copy_context},
     callback::Source,
+    client::refusal,
     error::os_error,
     event_loop::{Loop, SCRATCH_BYTES, new_future},
     gil::GilBound,
     handle::Handle,
     imports::loaded,
+    originals,
     transport::base::clone_of,
 };
 
 /// An operation that would have blocked.
 enum Operation {
-    Receive { limit: usize },
-    ReceiveInto { view: View },
-    SendAll { view: View, sent: usize },
+    Receive {
+        limit: usize,
+    },
+    ReceiveInto {
+        view: View,
+    },
+    SendAll {
+        view: View,
+        sent: usize,
+    },
+    /// The connection is under way, to an address that an error names.
+    Connect {
+        address: Py<PyAny>,
+    },
 }
 
 /// What one attempt brought.
@@ -52,7 +71,7 @@ enum Attempt {
 
 impl Operation {
     fn is_read(&self) -> bool {
-        !matches!(self, Operation::SendAll { .. })
+        !matches!(self, Operation::SendAll { .. } | Operation::Connect { .. })
     }
 
     /// The method of Python's socket that does the same.
@@ -61,6 +80,7 @@ impl Operation {
             Operation::Receive { .. } => intern!(py, "recv"),
             Operation::ReceiveInto { .. } => intern!(py, "recv_into"),
             Operation::SendAll { .. } => intern!(py, "send"),
+            Operation::Connect { .. } => intern!(py, "connect"),
         }
     }
 
@@ -68,6 +88,7 @@ impl Operation {
         match self {
             Operation::Receive { .. } => Ok(()),
             Operation::ReceiveInto { view } | Operation::SendAll { view, .. } => view.visit(visit),
+            Operation::Connect { address } => visit.call(address),
         }
     }
 
@@ -102,6 +123,10 @@ impl Operation {
                     }
                 }
             }
+            Operation::Connect { address } => match client::outcome(fd) {
+                Ok(_) => done(Ok(py.None())),
+                Err(error) => Err(refusal(error, address.bind(py))?),
+            },
         }
     }
 }
@@ -369,9 +394,20 @@ fn start(
         return Ok(py.NotImplemented());
     }
     let fd = number_of(socket)?;
-    if let Attempt::Done(value) = operation.attempt(event_loop, fd)? {
-        return Ok(value);
+    match operation.attempt(event_loop, fd)? {
+        Attempt::Done(value) => Ok(value),
+        Attempt::WouldBlock => wait(event_loop, socket, fd, operation),
     }
+}
+
+/// Returns the future of an operation that would block, as `start` does.
+fn wait(
+    event_loop: &Bound<'_, Loop>,
+    socket: &Bound<'_, PyAny>,
+    fd: RawFd,
+    operation: Operation,
+) -> PyResult<Py<PyAny>> {
+    let py = event_loop.py();
     let waiters = match SockWaiters::present(event_loop, socket, fd)? {
         Some(waiters) => waiters,
         None => {
@@ -424,6 +460,42 @@ impl Loop {
         data: &Bound<'_, PyAny>,
     ) -> PyResult<Py<PyAny>> {
         start(slf, sock, Operation::SendAll { view: View::readable(data)?, sent: 0 })
+    }
+
+    /// Connects, or begins to, as `start` does; `NotImplemented` also for all that asyncio should do
+    /// itself.
+    fn _try_sock_connect(
+        slf: &Bound<'_, Self>,
+        sock: &Bound<'_, PyAny>,
+        address: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        if !originals::is_plain_socket(sock) || !originals::are_in_place(slf)? {
+            return Ok(py.NotImplemented());
+        }
+        let fd = number_of(sock)?;
+        // SAFETY: the socket object is the caller's and has this number.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(fd) };
+        let to = match socket_family(descriptor) {
+            Ok(family @ (AddressFamily::INET | AddressFamily::INET6)) => {
+                address::from_python(family, address)?
+            }
+            _ => None,
+        };
+        let is_blocking = !sock.call_method0(intern!(py, "gettimeout"))?.eq(0)?;
+        let (Some(to), false) = (to, is_blocking) else { return Ok(py.NotImplemented()) };
+        match client::begin(descriptor, &to) {
+            Ok(Progress::Connected(_)) => Ok(py.None()),
+            // Asked to connect once more, a socket on its way says that it is.
+            Ok(Progress::UnderWay) => {
+                let address = address::with_all_parts(address)?;
+                let waiting = wait(slf, sock, fd, Operation::Connect { address });
+                waiting.or_else(|_| Ok(py.NotImplemented()))
+            }
+            // It is under way already, which asyncio takes for a beginning.
+            Err(Error::ALREADY | Error::AGAIN) => Ok(py.NotImplemented()),
+            Err(error) => Err(os_error(error)),
+        }
     }
 
     /// The coroutine that awaited `future` no longer does: drop its operation now.

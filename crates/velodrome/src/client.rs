@@ -19,23 +19,28 @@ pub enum Progress {
 }
 
 /// Makes a stream socket and begins to connect it. An error is one that came at once.
-///
-/// The handshake with a peer on the same machine is over when `connect` returns, although that says
-/// otherwise: asking for the peer's address, which is wanted anyway, tells.
 pub fn connect(address: &SocketAddrAny) -> Result<(OwnedFd, Progress)> {
     let family = address.address_family();
     let protocol = (family != AddressFamily::UNIX).then_some(ipproto::TCP);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd = socket_with(family, SocketType::STREAM, flags, protocol)?;
-    let progress = match connect_socket(&fd, address) {
-        Ok(()) => Progress::Connected(peer(fd.as_fd())),
+    let progress = begin(fd.as_fd(), address)?;
+    Ok((fd, progress))
+}
+
+/// Begins to connect a non-blocking socket.
+///
+/// The handshake with a peer on the same machine is over when `connect` returns, although that says
+/// otherwise: asking for the peer's address, which a transport wants anyway, tells.
+pub fn begin(fd: BorrowedFd<'_>, address: &SocketAddrAny) -> Result<Progress> {
+    match connect_socket(fd, address) {
+        Ok(()) => Ok(Progress::Connected(peer(fd))),
         // Interrupted, it goes on by itself, too.
         Err(Error::INPROGRESS | Error::INTR) => {
-            getpeername(&fd).map_or(Progress::UnderWay, Progress::Connected)
+            Ok(getpeername(fd).map_or(Progress::UnderWay, Progress::Connected))
         }
-        Err(error) => return Err(error),
-    };
-    Ok((fd, progress))
+        Err(error) => Err(error),
+    }
 }
 
 /// What became of an attempt whose socket is writable: the peer's address, or the error.
