@@ -26,6 +26,7 @@ pub mod event_loop;
 pub mod inbox;
 pub mod life;
 pub mod net;
+pub mod pipe;
 pub mod poller;
 pub mod registry;
 pub mod server;

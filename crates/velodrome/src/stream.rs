@@ -1,4 +1,4 @@
-//! A byte stream as a state machine: TCP and Unix sockets, later pipes.
+//! A byte stream as a state machine: TCP and Unix sockets, and pipes.
 //!
 //! It owns what a transport knows (phase, reading, the write buffer, flow control, whether writes
 //! are joined) and performs the reads and writes; it does not own the descriptor, the
@@ -7,20 +7,23 @@
 //!
 //! The surprising fact: a stream may hold back the first write of a turn. See [`Joining`].
 
+mod channel;
 mod flow_control;
 mod joining;
 mod write_buffer;
 
 use std::{
     cell::{Cell, RefCell},
+    marker::PhantomData,
     os::fd::BorrowedFd,
 };
 
+pub use channel::{Channel, Pipe, Socket};
 pub use flow_control::{FlowControl, HIGH_WATER_BYTES};
 pub use joining::Joining;
 use rustix::{
     buffer::Buffer,
-    net::{RecvFlags, Shutdown, recv, send, shutdown},
+    net::{Shutdown, shutdown},
 };
 pub use write_buffer::WriteBuffer;
 
@@ -28,7 +31,6 @@ use crate::{
     Result,
     error::is_retry,
     life::{Closed, Life, Phase},
-    net::SEND_FLAGS,
     poller::Interest,
 };
 
@@ -73,8 +75,9 @@ pub enum Flushed {
     Blocked,
 }
 
+/// `B` is what the write buffer is made of, `C` says which system calls the descriptor takes.
 #[derive(Debug)]
-pub struct Stream<B> {
+pub struct Stream<B, C = Socket> {
     life: Life,
     reading: Cell<Reading>,
     write_end: Cell<WriteEnd>,
@@ -83,9 +86,10 @@ pub struct Stream<B> {
     deferred: Cell<bool>,
     pub joining: Joining,
     pub flow: FlowControl,
+    channel: PhantomData<C>,
 }
 
-impl<B: AsRef<[u8]>> Stream<B> {
+impl<B: AsRef<[u8]>, C: Channel> Stream<B, C> {
     /// A stream that does not read before [`Stream::start_reading`].
     pub fn new(join_writes: bool) -> Self {
         Stream {
@@ -96,6 +100,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
             deferred: Cell::new(false),
             joining: Joining::new(join_writes),
             flow: FlowControl::default(),
+            channel: PhantomData,
         }
     }
 
@@ -181,7 +186,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
     /// Receives once. `Ok(0)` is end-of-file; would-block and interrupted are errors to retry.
     #[inline]
     pub fn receive<T: Buffer<u8>>(&self, fd: BorrowedFd<'_>, buffer: T) -> Result<T::Output> {
-        recv(fd, buffer, RecvFlags::DONTWAIT).map(|(output, _)| output)
+        C::receive(fd, buffer)
     }
 
     // ---- writing ---------------------------------------------------------------------------
@@ -224,7 +229,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
             self.deferred.set(true);
             return Ok(Written::Deferred);
         }
-        match send(fd, data, SEND_FLAGS) {
+        match C::send(fd, data) {
             Ok(sent) if sent == data.len() => Ok(Written::All),
             Ok(sent) => {
                 buffer.push(keep(sent));
@@ -247,7 +252,7 @@ impl<B: AsRef<[u8]>> Stream<B> {
     pub fn flush(&self, fd: BorrowedFd<'_>) -> Result<Flushed> {
         self.deferred.set(false);
         let mut buffer = self.buffer.borrow_mut();
-        match buffer.write_to(fd) {
+        match buffer.write_to::<C>(fd) {
             Ok(()) => Ok(if buffer.is_empty() { Flushed::Drained } else { Flushed::Blocked }),
             Err(error) if is_retry(error) => Ok(Flushed::Blocked),
             Err(error) => Err(error),
@@ -261,14 +266,6 @@ impl<B: AsRef<[u8]>> Stream<B> {
         }
         self.write_end.set(WriteEnd::Eof);
         true
-    }
-
-    /// Shuts our direction down if it is marked ended and everything is written.
-    pub fn shut_down_if_ended(&self, fd: BorrowedFd<'_>) -> Result<()> {
-        if self.has_write_eof() && !self.has_unsent() && self.phase() == Phase::Open {
-            shutdown(fd, Shutdown::Write)?;
-        }
-        Ok(())
     }
 
     // ---- the end ---------------------------------------------------------------------------
@@ -288,10 +285,25 @@ impl<B: AsRef<[u8]>> Stream<B> {
         if !self.life.end() {
             return false;
         }
+        self.discard_unsent();
+        true
+    }
+
+    /// Forgets what is not written.
+    pub fn discard_unsent(&self) {
         self.deferred.set(false);
         let unsent = self.buffer.take();
         drop(unsent);
-        true
+    }
+}
+
+impl<B: AsRef<[u8]>> Stream<B> {
+    /// Shuts our direction down if it is marked ended and everything is written.
+    pub fn shut_down_if_ended(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        if self.has_write_eof() && !self.has_unsent() && self.phase() == Phase::Open {
+            shutdown(fd, Shutdown::Write)?;
+        }
+        Ok(())
     }
 }
 
@@ -303,7 +315,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::Error;
+    use crate::{Error, pipe::set_nonblocking};
 
     fn pair() -> (UnixStream, UnixStream) {
         let (a, b) = UnixStream::pair().unwrap();
@@ -431,6 +443,32 @@ mod tests {
         assert_eq!(stream.receive(a.as_fd(), &mut buffer), Err(Error::AGAIN));
         drop(b);
         assert_eq!(stream.receive(a.as_fd(), &mut buffer), Ok(0));
+    }
+
+    #[test]
+    fn a_pipe_is_read_and_written_by_the_calls_of_a_file() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        set_nonblocking(reader.as_fd()).unwrap();
+        set_nonblocking(writer.as_fd()).unwrap();
+        let reading: Stream<Vec<u8>, Pipe> = Stream::new(false);
+        let writing: Stream<Vec<u8>, Pipe> = Stream::new(false);
+        let write = |data: &[u8]| writing.write(writer.as_fd(), None, data, |at| data[at..].into());
+        let mut written = 0;
+        for size in [100_000, 1, 0, 2] {
+            write(&vec![7; size]).unwrap();
+            written += size;
+        }
+        assert_eq!(writing.flush(writer.as_fd()), Ok(Flushed::Blocked));
+        let mut received = 0;
+        let mut buffer = vec![0; 65_536];
+        while received < written {
+            received += reading.receive(reader.as_fd(), &mut *buffer).unwrap();
+            writing.flush(writer.as_fd()).unwrap();
+        }
+        assert_eq!(received, written);
+        assert_eq!(reading.receive(reader.as_fd(), &mut *buffer), Err(Error::AGAIN));
+        drop(reader);
+        assert_eq!(write(b"x"), Err(Error::PIPE));
     }
 
     #[test]

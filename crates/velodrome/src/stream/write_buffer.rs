@@ -1,10 +1,9 @@
-//! What the socket did not take yet: chunks, held as they came, written with one system call.
+//! What the descriptor did not take yet: chunks, held as they came, written with one system call.
 
 use std::{collections::VecDeque, io::IoSlice, os::fd::BorrowedFd};
 
-use rustix::net::{SendAncillaryBuffer, send, sendmsg};
-
-use crate::{Result, net::SEND_FLAGS};
+use super::Channel;
+use crate::Result;
 
 /// More chunks than this go out with the next call. (The kernel's own limit is 1024.)
 const MAX_SLICES: usize = 64;
@@ -75,10 +74,10 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
         copied
     }
 
-    /// Writes until the buffer is empty or the socket takes less than it was given.
-    pub fn write_to(&mut self, fd: BorrowedFd<'_>) -> Result<()> {
+    /// Writes until the buffer is empty or the descriptor takes less than it was given.
+    pub fn write_to<C: Channel>(&mut self, fd: BorrowedFd<'_>) -> Result<()> {
         while !self.is_empty() {
-            let (offered, sent) = self.send_once(fd)?;
+            let (offered, sent) = self.send_once::<C>(fd)?;
             self.consume(sent);
             if sent < offered {
                 break;
@@ -87,10 +86,10 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
         Ok(())
     }
 
-    fn send_once(&self, fd: BorrowedFd<'_>) -> Result<(usize, usize)> {
+    fn send_once<C: Channel>(&self, fd: BorrowedFd<'_>) -> Result<(usize, usize)> {
         let first = &self.chunks[0].as_ref()[self.written_of_first..];
         if self.chunks.len() == 1 {
-            return Ok((first.len(), send(fd, first, SEND_FLAGS)?));
+            return Ok((first.len(), C::send(fd, first)?));
         }
         if self.len_bytes < self.chunks.len() * COPIED_CHUNK_BYTES {
             return self.send_copied(fd);
@@ -104,8 +103,7 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
             offered += chunk.as_ref().len();
             count += 1;
         }
-        let mut control = SendAncillaryBuffer::default();
-        Ok((offered, sendmsg(fd, &slices[..count], &mut control, SEND_FLAGS)?))
+        Ok((offered, C::send_slices(fd, &slices[..count])?))
     }
 
     fn send_copied(&self, fd: BorrowedFd<'_>) -> Result<(usize, usize)> {
