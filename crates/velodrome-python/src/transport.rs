@@ -8,6 +8,7 @@
 pub mod base;
 mod methods;
 mod reading;
+pub mod receiving;
 pub mod socket;
 mod writing;
 

@@ -5,17 +5,11 @@ use std::os::fd::BorrowedFd;
 use pyo3::{IntoPyObjectExt, exceptions::PyRuntimeError, intern, prelude::*, types::PyBytes};
 use velodrome::{Error, error::is_retry, life::Phase};
 
-use super::{Inner, ProtocolKind, StreamTransport};
-use crate::{
-    buffer::View, error::os_error, imports::loaded, stream_reader::Fed, tls::TlsTransport,
+use super::{
+    Inner, ProtocolKind, StreamTransport,
+    receiving::{Received, receive, receive_for_streams},
 };
-
-/// What was received for asyncio's streams.
-enum Received<'py> {
-    Fed(Fed<'py>),
-    /// For `data_received`.
-    Bytes(Py<PyBytes>),
-}
+use crate::{buffer::View, error::os_error, tls::TlsTransport};
 
 impl StreamTransport {
     #[inline]
@@ -37,15 +31,23 @@ impl StreamTransport {
 
     #[inline]
     fn read_streaming(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
-        let py = slf.py();
-        let received = match Self::receive(slf, inner) {
-            Ok(received) => received,
-            Err(error) => return Self::read_failed(slf, error),
-        };
-        if received.as_bytes(py).is_empty() {
-            return Self::ended(slf);
+        // SAFETY: the stream is open, so the descriptor is.
+        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
+        match receive(slf.py(), &inner.base, &inner.stream, fd) {
+            Ok(received) => Self::deliver(slf, Ok(received)),
+            Err(error) => Self::read_failed(slf, error),
         }
-        Self::data_received(slf, &received).or_else(|error| Self::data_received_failed(slf, error))
+    }
+
+    #[inline]
+    fn deliver(slf: &Bound<'_, Self>, received: PyResult<Received<'_>>) -> PyResult<()> {
+        let told = match received {
+            Ok(Received::Bytes(bytes)) => Self::data_received(slf, &bytes),
+            Ok(Received::Fed(fed)) => fed.tell(),
+            Ok(Received::End) => return Self::ended(slf),
+            Err(error) => Err(error),
+        };
+        told.or_else(|error| Self::data_received_failed(slf, error))
     }
 
     #[inline]
@@ -59,50 +61,16 @@ impl StreamTransport {
         Self::fatal(slf, error, "Fatal error: protocol.data_received() call failed.")
     }
 
-    /// From the loop's scratch buffer straight to the reader's.
     #[inline]
     fn read_stream_reader(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
         let py = slf.py();
-        let (Some(event_loop), Some(protocol)) =
-            (inner.base.event_loop(py), inner.base.protocol(py))
-        else {
-            return Ok(());
-        };
-        let protocol = protocol.bind(py);
+        let Some(protocol) = inner.base.protocol(py) else { return Ok(()) };
         // SAFETY: the stream is open, so the descriptor is.
         let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        let received = event_loop.get().with_scratch(py, |scratch| {
-            let count = inner.stream.receive(fd, &mut *scratch)?;
-            let data = &scratch[..count];
-            Ok((count > 0).then(|| {
-                let fed = loaded(py).stream_readers.append(protocol, data)?;
-                let bytes = || Received::Bytes(PyBytes::new(py, data).unbind());
-                Ok(fed.map_or_else(bytes, Received::Fed))
-            }))
-        });
-        let told = match received {
-            Ok(Some(Ok(Received::Fed(fed)))) => fed.tell(),
-            Ok(Some(Ok(Received::Bytes(bytes)))) => Self::data_received(slf, &bytes),
-            Ok(Some(Err(error))) => Err(error),
-            Ok(None) => return Self::ended(slf),
-            Err(error) => return Self::read_failed(slf, error),
-        };
-        told.or_else(|error| Self::data_received_failed(slf, error))
-    }
-
-    /// Receives once into new bytes of the exact size, by way of the loop's scratch buffer.
-    #[inline]
-    fn receive(slf: &Bound<'_, Self>, inner: &Inner) -> Result<Py<PyBytes>, Error> {
-        let py = slf.py();
-        let Some(event_loop) = inner.base.event_loop(py) else {
-            return Err(Error::BADF);
-        };
-        // SAFETY: the stream is open, so the descriptor is.
-        let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        event_loop.get().with_scratch(py, |scratch| {
-            let received = inner.stream.receive(fd, &mut *scratch);
-            received.map(|count| PyBytes::new(py, &scratch[..count]).unbind())
-        })
+        match receive_for_streams(protocol.bind(py), &inner.base, &inner.stream, fd) {
+            Ok(received) => Self::deliver(slf, received),
+            Err(error) => Self::read_failed(slf, error),
+        }
     }
 
     fn read_buffered(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
