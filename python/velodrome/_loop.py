@@ -154,6 +154,12 @@ class Loop(  # type: ignore[misc]
         self._ensure_fd_no_transport(sock)
         return _native.make_datagram_transport(self, sock, protocol, address, waiter, extra)
 
+    def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
+        return _native.make_read_pipe_transport(self, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
+        return _native.make_write_pipe_transport(self, pipe, protocol, waiter, extra)
+
     # ---- connecting ------------------------------------------------------------------------
 
     @_declared_as(_AsyncioLoop.create_connection)

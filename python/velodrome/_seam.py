@@ -34,6 +34,18 @@ class DatagramTransport(
     __slots__ = ()
 
 
+class ReadPipeTransport(asyncio.ReadTransport):
+    """What a native transport of the reading end of a pipe says it is."""
+
+    __slots__ = ()
+
+
+class WritePipeTransport(asyncio.transports._FlowControlMixin, asyncio.WriteTransport):
+    """What a native transport of the writing end of a pipe says it is."""
+
+    __slots__ = ()
+
+
 class SSLTransport(asyncio.sslproto._SSLProtocolTransport):
     """What a native TLS transport says it is."""
 
@@ -54,6 +66,15 @@ def callback_failed(loop, handle, exc):
 def turn_failed(loop, subject, exc):
     """The loop's own work for a transport, a listener or a socket failed."""
     loop.call_exception_handler({"message": f"Exception in {subject!r}", "exception": exc})
+
+
+def pipe_turn_failed(loop, callback, exc, context):
+    """A pipe's turn failed, which to asyncio is a callback of the loop like any other."""
+    callback_failed(loop, asyncio.Handle(callback, (), loop, context), exc)
+
+
+def log_hang_up(transport):
+    logger.info("%r was closed by peer", transport)
 
 
 def transport_failed(loop, message, exc, transport, protocol):

@@ -9,6 +9,7 @@ use crate::{
     datagram::{self, DatagramTransport},
     event_loop::Loop,
     handle::{Handle, TimerHandle},
+    pipe::{self, PipeTransport},
     server::Listener,
     sock::SockWaiters,
     transport::{StreamTransport, Turn},
@@ -33,6 +34,7 @@ pub enum Callback {
     Call(Call),
     Transport(Py<StreamTransport>, Turn),
     Datagrams(Py<DatagramTransport>, datagram::Turn),
+    Pipe(Py<PipeTransport>, pipe::Turn),
     Listener(Py<Listener>),
     Client(Py<ClientSocket>),
     Sock(Py<SockWaiters>, Readiness),
@@ -75,6 +77,7 @@ impl Callback {
                 let result = DatagramTransport::take_turn(transport, turn);
                 result.or_else(|error| failed(event_loop, transport.as_any(), error))
             }
+            Callback::Pipe(transport, turn) => PipeTransport::take_turn(transport.bind(py), turn),
             Callback::Listener(listener) => {
                 let listener = listener.bind(py);
                 let result = Listener::accept(listener);
@@ -134,6 +137,7 @@ impl Callback {
             Callback::Call(call) => call.callback.clone_ref(py),
             Callback::Transport(transport, _) => transport.clone_ref(py).into_any(),
             Callback::Datagrams(transport, _) => transport.clone_ref(py).into_any(),
+            Callback::Pipe(transport, _) => transport.clone_ref(py).into_any(),
             Callback::Listener(listener) => listener.clone_ref(py).into_any(),
             Callback::Client(socket) => socket.clone_ref(py).into_any(),
             Callback::Sock(waiters, _) => waiters.clone_ref(py).into_any(),
@@ -148,6 +152,7 @@ impl Callback {
             Callback::Call(call) => call.visit(visit),
             Callback::Transport(transport, _) => visit.call(transport),
             Callback::Datagrams(transport, _) => visit.call(transport),
+            Callback::Pipe(transport, _) => visit.call(transport),
             Callback::Listener(listener) => visit.call(listener),
             Callback::Client(socket) => visit.call(socket),
             Callback::Sock(waiters, _) => visit.call(waiters),
@@ -231,7 +236,7 @@ impl From<Timer> for Callback {
 
 /// Who hears of a descriptor.
 pub enum Source {
-    /// `add_reader` and `add_writer`: the handles to run.
+    /// `add_reader` and `add_writer`, and pipes: what to run.
     Watch {
         reader: Option<Watcher>,
         writer: Option<Watcher>,
@@ -245,10 +250,11 @@ pub enum Source {
     Sock(Py<SockWaiters>),
 }
 
-/// The handle of a reader or writer.
+/// Who hears of one direction of a descriptor: the handle of a reader or writer, or a transport.
 pub enum Watcher {
     Native(Py<Handle>),
     Foreign(Py<PyAny>),
+    Pipe(Py<PipeTransport>, pipe::Turn),
 }
 
 impl Watcher {
@@ -263,6 +269,7 @@ impl Watcher {
         match self {
             Watcher::Native(handle) => Watcher::Native(handle.clone_ref(py)),
             Watcher::Foreign(handle) => Watcher::Foreign(handle.clone_ref(py)),
+            Watcher::Pipe(transport, turn) => Watcher::Pipe(transport.clone_ref(py), *turn),
         }
     }
 
@@ -270,6 +277,10 @@ impl Watcher {
         let handle = match self {
             Watcher::Native(handle) => handle.bind(py).as_any(),
             Watcher::Foreign(handle) => handle.bind(py),
+            Watcher::Pipe(transport, turn) => {
+                transport.get().watch_ended(py, *turn);
+                return Ok(());
+            }
         };
         handle.call_method0(intern!(py, "cancel")).map(drop)
     }
@@ -278,6 +289,7 @@ impl Watcher {
         match self {
             Watcher::Native(handle) => visit.call(handle),
             Watcher::Foreign(handle) => visit.call(handle),
+            Watcher::Pipe(transport, _) => visit.call(transport),
         }
     }
 }
@@ -287,6 +299,7 @@ impl From<Watcher> for Callback {
         match watcher {
             Watcher::Native(handle) => Callback::Handle(handle),
             Watcher::Foreign(handle) => Callback::Foreign(handle),
+            Watcher::Pipe(transport, turn) => Callback::Pipe(transport, turn),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! transport.rs   Transport                  server.rs     accepting
 //! datagram.rs    DatagramTransport          tls.rs        TlsTransport
 //! client.rs      connecting                 originals.rs  what programs may have replaced
+//! pipe.rs        ReadPipeTransport, WritePipeTransport
 //! host.rs        how a callback is run      callback.rs   what a callback is
 //! ```
 //!
@@ -25,6 +26,7 @@ mod handle;
 mod host;
 mod imports;
 mod originals;
+mod pipe;
 mod server;
 mod sock;
 mod step_lane;
@@ -62,7 +64,7 @@ fn ensure_gil(py: Python<'_>) -> PyResult<()> {
 
 #[pymodule(gil_used = true)]
 mod _native {
-    use super::*;
+    use super::{transport::base::Connection, *};
 
     #[pymodule_export]
     use super::client::ClientSocket;
@@ -72,6 +74,8 @@ mod _native {
     use super::event_loop::Loop;
     #[pymodule_export]
     use super::handle::{Handle, TimerHandle};
+    #[pymodule_export]
+    use super::pipe::{PipeTransport, ReadPipeTransport, WritePipeTransport};
     #[pymodule_export]
     use super::server::Listener;
     #[pymodule_export]
@@ -91,14 +95,7 @@ mod _native {
         server: Option<Py<PyAny>>,
         context: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, super::transport::StreamTransport>> {
-        let connection = super::transport::base::Connection {
-            event_loop,
-            protocol,
-            waiter,
-            extra,
-            server,
-            context,
-        };
+        let connection = Connection { event_loop, protocol, waiter, extra, server, context };
         match sock.cast_exact::<super::client::ClientSocket>() {
             Ok(client) => super::transport::StreamTransport::connected(client, connection),
             Err(_) => super::transport::StreamTransport::over_socket(sock, connection),
@@ -126,14 +123,7 @@ mod _native {
         waiter: Option<Py<PyAny>>,
         extra: Option<Py<pyo3::types::PyDict>>,
     ) -> PyResult<Bound<'py, super::datagram::DatagramTransport>> {
-        let connection = super::transport::base::Connection {
-            event_loop,
-            protocol,
-            waiter,
-            extra,
-            server: None,
-            context: None,
-        };
+        let connection = Connection::new(event_loop, protocol, waiter, extra);
         super::datagram::DatagramTransport::over_socket(sock, address, connection)
     }
 
@@ -146,6 +136,34 @@ mod _native {
             return Err(PyTypeError::new_err("a subclass of velodrome._native.Loop is expected"));
         }
         fast::add_methods(class, event_loop::METHODS)
+    }
+
+    /// Make the transport of the reading end of a pipe; it closes the pipe in the end.
+    #[pyfunction]
+    #[pyo3(signature = (event_loop, pipe, protocol, waiter, extra))]
+    fn make_read_pipe_transport<'py>(
+        event_loop: &Bound<'py, Loop>,
+        pipe: &Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Py<PyAny>>,
+        extra: Option<Py<pyo3::types::PyDict>>,
+    ) -> PyResult<Bound<'py, super::pipe::ReadPipeTransport>> {
+        let connection = Connection::new(event_loop, protocol, waiter, extra);
+        super::pipe::ReadPipeTransport::over_pipe(pipe, connection)
+    }
+
+    /// Make the transport of the writing end of a pipe; it closes the pipe in the end.
+    #[pyfunction]
+    #[pyo3(signature = (event_loop, pipe, protocol, waiter, extra))]
+    fn make_write_pipe_transport<'py>(
+        event_loop: &Bound<'py, Loop>,
+        pipe: &Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Py<PyAny>>,
+        extra: Option<Py<pyo3::types::PyDict>>,
+    ) -> PyResult<Bound<'py, super::pipe::WritePipeTransport>> {
+        let connection = Connection::new(event_loop, protocol, waiter, extra);
+        super::pipe::WritePipeTransport::over_pipe(pipe, connection)
     }
 
     /// The socket address of a host and a port that are numbers, `None` for any other.
@@ -171,6 +189,7 @@ mod _native {
         fast::add_methods(&py.get_type::<transport::StreamTransport>(), transport::METHODS)?;
         fast::add_methods(&py.get_type::<tls::TlsTransport>(), tls::METHODS)?;
         fast::add_methods(&py.get_type::<datagram::DatagramTransport>(), datagram::METHODS)?;
+        fast::add_methods(&py.get_type::<pipe::WritePipeTransport>(), pipe::METHODS)?;
         fast::set_traverse(&py.get_type::<handle::Handle>(), handle::traverse);
         fast::set_traverse(&py.get_type::<handle::TimerHandle>(), handle::traverse);
         // SAFETY: a function of the right type that lives as long as the process; it only adds to

@@ -1,4 +1,5 @@
-//! `add_reader`, `add_writer` and their removal: one handle a direction and descriptor.
+//! `add_reader`, `add_writer` and their removal: one watcher a direction and descriptor, which is a
+//! handle or a pipe's transport.
 
 use std::os::fd::RawFd;
 
@@ -79,16 +80,15 @@ pub fn ensure_no_transport(
 }
 
 impl Loop {
-    /// Replaces the handle of one direction, and tells the poller. Cancels the replaced one.
-    fn watch(
+    /// Replaces the watcher of one direction, and tells the poller. Cancels the replaced one.
+    pub fn watch(
         slf: &Bound<'_, Self>,
-        file: &Bound<'_, PyAny>,
+        mut file: Option<Py<PyAny>>,
         fd: RawFd,
         read: bool,
-        handle: Watcher,
+        watcher: Watcher,
     ) -> PyResult<()> {
         let py = slf.py();
-        let mut file = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
         let source = slf.get().model(py)?.reactor().source(fd);
         let mut stale = None;
         let mut sides = match source {
@@ -137,7 +137,7 @@ impl Loop {
             None => (None, None),
         };
         let side = if read { &mut sides.0 } else { &mut sides.1 };
-        let replaced = side.replace(handle);
+        let replaced = side.replace(watcher);
         Self::set_watch(slf, fd, sides, file)?;
         [replaced, stale].into_iter().flatten().try_for_each(|watcher| watcher.cancel(py))
     }
@@ -168,7 +168,7 @@ impl Loop {
     }
 
     /// Ends the watch of one direction. True if there was one.
-    fn unwatch(slf: &Bound<'_, Self>, fd: RawFd, read: bool) -> PyResult<bool> {
+    pub fn unwatch(slf: &Bound<'_, Self>, fd: RawFd, read: bool) -> PyResult<bool> {
         let py = slf.py();
         let source = match slf.get().model(py) {
             Ok(model) => model.reactor().source(fd),
@@ -223,6 +223,7 @@ impl Loop {
     ) -> PyResult<Bound<'py, PyAny>> {
         drop(slf.get().model(slf.py())?);
         let handle = Self::new_watcher(slf, callback, arguments, context)?;
+        let file = (!file.is_instance_of::<PyInt>()).then(|| file.clone().unbind());
         Self::watch(slf, file, fd, read, Watcher::new(&handle))?;
         Ok(handle)
     }

@@ -20,7 +20,8 @@ pub enum PipeKind {
 }
 
 impl PipeKind {
-    /// Whether the poller tells the writing end that the other one is gone.
+    /// Whether the poller tells the writing end that the other one is gone. (On Linux. asyncio
+    /// leaves out FIFOs on AIX, and those with a name on macOS and Solaris.)
     pub fn tells_writer_of_hang_up(self) -> bool {
         self != PipeKind::CharacterDevice
     }

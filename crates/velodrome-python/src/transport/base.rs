@@ -32,6 +32,18 @@ pub struct Connection<'a, 'py> {
     pub context: Option<Py<PyAny>>,
 }
 
+impl<'a, 'py> Connection<'a, 'py> {
+    /// One that belongs to no server, in a context of its own.
+    pub fn new(
+        event_loop: &'a Bound<'py, Loop>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Py<PyAny>>,
+        extra: Option<Py<PyDict>>,
+    ) -> Self {
+        Connection { event_loop, protocol, waiter, extra, server: None, context: None }
+    }
+}
+
 pub struct BaseTransport {
     /// The number of the open descriptor, -1 once it is closed.
     pub fd: Cell<RawFd>,

@@ -92,7 +92,7 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
             return Ok((first.len(), C::send(fd, first)?));
         }
         if self.len_bytes < self.chunks.len() * COPIED_CHUNK_BYTES {
-            return self.send_copied(fd);
+            return self.send_copied::<C>(fd);
         }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         slices[0] = IoSlice::new(first);
@@ -106,10 +106,10 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
         Ok((offered, C::send_slices(fd, &slices[..count])?))
     }
 
-    fn send_copied(&self, fd: BorrowedFd<'_>) -> Result<(usize, usize)> {
+    fn send_copied<C: Channel>(&self, fd: BorrowedFd<'_>) -> Result<(usize, usize)> {
         let mut block = [0; COPIED_BYTES];
         let offered = self.copy_to(&mut block);
-        Ok((offered, send(fd, &block[..offered], SEND_FLAGS)?))
+        Ok((offered, C::send(fd, &block[..offered])?))
     }
 
     /// Forgets the first `sent` bytes, which have gone.
@@ -139,7 +139,7 @@ mod tests {
         os::{fd::AsFd, unix::net::UnixStream},
     };
 
-    use super::*;
+    use super::{super::Socket, *};
     use crate::Error;
 
     /// Writes them into a socket that takes a part of them at a time; what arrives.
@@ -155,7 +155,7 @@ mod tests {
         }
         let mut arrived = Vec::new();
         while !buffer.is_empty() {
-            match buffer.write_to(one.as_fd()) {
+            match buffer.write_to::<Socket>(one.as_fd()) {
                 Ok(()) | Err(Error::AGAIN) => {}
                 Err(error) => panic!("{error}"),
             }
