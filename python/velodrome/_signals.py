@@ -1,8 +1,8 @@
 """`add_signal_handler` and its removal: asyncio's own, writing into the loop's pipe.
 
-While a loop runs in the main thread, the interpreter's signal handler writes into a pipe of the
-loop's in any case, so that Ctrl-C ends its sleep; `_native` restores the user's wake-up descriptor
-afterwards.
+From the first sleep of a run in the main thread, the interpreter's signal handler writes into a
+pipe of the loop's in any case, so that Ctrl-C ends a sleep; `_native` restores the user's wake-up
+descriptor after the run.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ class SignalMethods:
         Raises ValueError for what is no signal, RuntimeError for one that cannot be caught, in
         another thread, and if the loop is closed.
         """
+        self._take_wakeup_fd()
         try:
             super().add_signal_handler(sig, callback, *args)
         finally:

@@ -259,6 +259,44 @@ def test_the_wakeup_descriptor_of_the_user_is_there_after_an_interrupt(loop, soc
     assert signal.set_wakeup_fd(-1) == one.fileno()
 
 
+async def run_awake():
+    await asyncio.sleep(0)
+
+
+async def run_asleep():
+    await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("before", [run_awake, run_asleep])
+def test_the_wakeup_descriptor_of_the_user_hears_of_a_signal(loop, socket_pair, before):
+    one, other = socket_pair
+
+    async def main():
+        await before()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await asyncio.sleep(0.001)
+
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    signal.set_wakeup_fd(one.fileno(), warn_on_full_buffer=False)
+    loop.run_until_complete(main())
+    assert signal.set_wakeup_fd(-1) == one.fileno()
+    assert other.recv(10) == bytes([signal.SIGUSR1])
+
+
+def test_a_python_handler_that_runs_before_the_first_sleep_is_heard(loop):
+    seen = []
+
+    def handler(number, frame):
+        seen.append(number)
+        loop.call_soon(loop.stop)
+
+    signal.signal(signal.SIGUSR1, handler)
+    # Nothing else is called in Python between the signal and the sleep.
+    loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+    loop.run_forever()
+    assert seen == [signal.SIGUSR1]
+
+
 def test_no_wakeup_descriptor_stays_behind(new_loop):
     loop = new_loop()
     loop.add_signal_handler(signal.SIGUSR1, print)

@@ -323,6 +323,7 @@ async def test_options_for_text_are_refused(loop, options, message):
 
 
 async def test_nothing_is_left_of_a_child(loop):
+    await asyncio.sleep(0.001)  # now the loop has its own
     before = open_fds()
     child = await run("", stdin=PIPE, stdout=PIPE, stderr=PIPE)
     await child.communicate()
@@ -350,6 +351,7 @@ async def test_a_child_is_closed_with_its_transport(loop):
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_a_spawn_that_is_cancelled_leaves_nothing_behind(loop, turns):
+    await asyncio.sleep(0.001)  # now the loop has its own
     before = open_fds()
     task = loop.create_task(run(FOREVER, stdin=PIPE, stdout=PIPE, stderr=PIPE))
     for _ in range(turns):

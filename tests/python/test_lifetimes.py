@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -379,7 +380,7 @@ def test_closing_a_transport_closes_its_descriptor_and_no_later_one(loop):
 def test_closing_a_loop_closes_its_descriptors_and_no_later_one(new_loop):
     before = open_fds()
     loop = new_loop()
-    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.sleep(0.001))
     numbers = open_fds().keys() - before.keys()
     assert numbers
     loop.close()
@@ -393,6 +394,30 @@ def test_closing_a_loop_closes_its_descriptors_and_no_later_one(new_loop):
     for read, write in pipes:
         os.close(read)
         os.close(write)
+
+
+def test_a_loop_with_nothing_to_wait_for_opens_no_descriptor(new_loop):
+    before = open_fds()
+    loop = new_loop()
+    assert loop.run_until_complete(asyncio.sleep(0, "done")) == "done"
+    assert open_fds() == before
+    loop.close()
+
+
+def test_a_loop_is_usable_after_a_sleep_without_descriptors(new_loop):
+    loop = new_loop()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            loop.run_until_complete(asyncio.sleep(0.001))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not loop.is_running()
+    assert loop.run_until_complete(asyncio.sleep(0.001, "slept")) == "slept"
+    loop.close()
 
 
 async def echo_once(address):

@@ -64,10 +64,19 @@ pub struct State {
     receive_batch: Cell<Option<Box<ReceiveBatch>>>,
     /// Where TLS puts the records of a turn. Lent out likewise.
     tls_output: Cell<Vec<u8>>,
-    /// The user's wake-up descriptor while the loop runs with its own.
-    user_wakeup_fd: Cell<c_int>,
-    has_wakeup_fd: Cell<bool>,
+    wakeup_fd: Cell<WakeupFd>,
     join_writes: Cell<bool>,
+}
+
+/// Where the interpreter's signal handler writes while the loop runs.
+#[derive(Clone, Copy)]
+enum WakeupFd {
+    /// Where it did before: the loop has not slept in this run, and needs nothing to end a sleep.
+    Untouched,
+    /// Signals are no matter of the thread that runs the loop.
+    NotOurs,
+    /// To the loop's pipe, in place of the user's descriptor (-1: there is none).
+    Ours { users: RawFd },
 }
 
 /// A transport that holds writes back.
@@ -205,7 +214,10 @@ impl Loop {
     }
 
     pub fn user_wakeup_fd(&self, py: Python<'_>) -> RawFd {
-        self.0.get(py).user_wakeup_fd.get()
+        match self.0.get(py).wakeup_fd.get() {
+            WakeupFd::Ours { users } => users,
+            WakeupFd::Untouched | WakeupFd::NotOurs => -1,
+        }
     }
 
     pub fn runs_in_this_thread(&self, py: Python<'_>) -> bool {
@@ -232,8 +244,6 @@ impl Loop {
 /// What a run changed in its thread, to be put back.
 struct Run {
     asyncgen_hooks: Py<PyAny>,
-    /// The interpreter's signal handler writes to this descriptor of ours.
-    wakeup_fd: Option<c_int>,
 }
 
 impl Loop {
@@ -265,9 +275,7 @@ impl Loop {
     fn start_run(slf: &Bound<'_, Self>) -> PyResult<Run> {
         let py = slf.py();
         let imports = imports(py)?;
-        let asyncgen_hooks = imports.get_asyncgen_hooks.call0(py)?;
-        // First what may fail for want of a descriptor: nothing has changed then.
-        let run = Run { asyncgen_hooks, wakeup_fd: Self::take_wakeup_fd(slf)? };
+        let run = Run { asyncgen_hooks: imports.get_asyncgen_hooks.call0(py)? };
         slf.get().state(py).thread.set(Some(thread_ident()));
         match Self::enter_run(slf) {
             Ok(()) => Ok(run),
@@ -292,26 +300,34 @@ impl Loop {
         Ok(())
     }
 
-    /// In the main thread, a signal must end the poller's sleep.
-    fn take_wakeup_fd(slf: &Bound<'_, Self>) -> PyResult<Option<c_int>> {
+    /// In the main thread, a signal must end the poller's sleep: the first sleep of a run puts our
+    /// descriptor in place. Returns whether this call did.
+    pub fn take_wakeup_fd(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
+        let wakeup_fd = &slf.get().state(py).wakeup_fd;
+        if !matches!(wakeup_fd.get(), WakeupFd::Untouched) {
+            return Ok(false);
+        }
         let main_thread = loaded(py).main_thread.call0(py)?;
         let main: Option<usize> = main_thread.bind(py).getattr(intern!(py, "ident"))?.extract()?;
         if main != Some(thread_ident()) {
-            return Ok(None);
+            wakeup_fd.set(WakeupFd::NotOurs);
+            return Ok(false);
         }
         let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
         let users: c_int = loaded(py).set_wakeup_fd.call1(py, (ours,))?.extract(py)?;
-        slf.get().state(py).user_wakeup_fd.set(if users == ours { -1 } else { users });
-        slf.get().state(py).has_wakeup_fd.set(true);
-        Ok(Some(ours))
+        wakeup_fd.set(WakeupFd::Ours { users: if users == ours { -1 } else { users } });
+        Ok(true)
     }
 
     fn end_run(slf: &Bound<'_, Self>, run: &Run) -> PyResult<()> {
         let py = slf.py();
         let imports = loaded(py);
         let state = slf.get().state(py);
-        let wakeup_fd = run.wakeup_fd.map_or(Ok(()), |ours| Self::give_wakeup_fd_back(slf, ours));
+        let wakeup_fd = match state.wakeup_fd.replace(WakeupFd::Untouched) {
+            WakeupFd::Ours { users } => Self::give_wakeup_fd_back(slf, users),
+            WakeupFd::Untouched | WakeupFd::NotOurs => Ok(()),
+        };
         state.thread.set(None);
         imports.events.call_method1(py, intern!(py, "_set_running_loop"), (py.None(),))?;
         slf.call_method1(intern!(py, "_set_coroutine_origin_tracking"), (false,))?;
@@ -320,12 +336,10 @@ impl Loop {
         wakeup_fd
     }
 
-    fn give_wakeup_fd_back(slf: &Bound<'_, Self>, ours: c_int) -> PyResult<()> {
+    fn give_wakeup_fd_back(slf: &Bound<'_, Self>, users: RawFd) -> PyResult<()> {
         let py = slf.py();
         let set_wakeup_fd = loaded(py).set_wakeup_fd.bind(py);
-        let state = slf.get().state(py);
-        state.has_wakeup_fd.set(false);
-        let users = state.user_wakeup_fd.replace(-1);
+        let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
         let keep_ours =
             users == -1 && slf.call_method0(intern!(py, "_has_signal_handlers"))?.is_truthy()?;
         // The user may have closed it meanwhile: then nothing is put back.
@@ -353,7 +367,7 @@ impl Loop {
         imports(py)?;
         prepare_allocator();
         Ok(Loop(GilBound::new(State {
-            model: RefCell::new(Some(EventLoop::new().map_err(os_error)?)),
+            model: RefCell::new(Some(EventLoop::new())),
             thread: Cell::new(None),
             debug: Cell::new(false),
             exact: Cell::new(false),
@@ -365,8 +379,7 @@ impl Loop {
             scratch: Cell::new(None),
             receive_batch: Cell::new(None),
             tls_output: Cell::default(),
-            user_wakeup_fd: Cell::new(-1),
-            has_wakeup_fd: Cell::new(false),
+            wakeup_fd: Cell::new(WakeupFd::Untouched),
             join_writes: Cell::new(true),
         })))
     }
@@ -510,7 +523,16 @@ impl Loop {
 
     /// Whether the loop runs in the main thread, with its own wake-up descriptor in place.
     fn _runs_with_wakeup_fd(&self, py: Python<'_>) -> bool {
-        self.state(py).has_wakeup_fd.get()
+        matches!(self.state(py).wakeup_fd.get(), WakeupFd::Ours { .. })
+    }
+
+    /// If the loop runs in this thread, and it is the main one: puts its wake-up descriptor in
+    /// place, as the first sleep would. The user's is put back after the run.
+    fn _take_wakeup_fd(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().runs_in_this_thread(slf.py()) {
+            Self::take_wakeup_fd(slf)?;
+        }
+        Ok(())
     }
 
     /// The descriptor to which the interpreter's signal handler may write.

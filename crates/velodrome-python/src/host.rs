@@ -7,6 +7,7 @@ use velodrome::Host;
 
 use crate::{
     callback::{Callback, PyKind},
+    error::os_error,
     event_loop::Loop,
     imports::seam,
 };
@@ -27,6 +28,19 @@ impl Host<PyKind> for PyHost<'_, '_> {
         callback.run(self.event_loop)
     }
 
+    fn falls_asleep(&self) -> PyResult<bool> {
+        if !Loop::take_wakeup_fd(self.event_loop)? {
+            return Ok(false);
+        }
+        // A signal that came before its descriptor would not end the sleep.
+        self.check_signals()?;
+        Ok(true)
+    }
+
+    fn cannot_sleep(&self, error: velodrome::Error) -> PyErr {
+        os_error(error)
+    }
+
     fn sleep<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R {
         self.event_loop.py().detach(wait)
     }
@@ -35,12 +49,7 @@ impl Host<PyKind> for PyHost<'_, '_> {
         if !signals.is_empty() {
             self.signalled(signals)?;
         }
-        // Python-level signal handlers run here; what they raise leaves the loop.
-        // SAFETY: called with the GIL held.
-        if unsafe { ffi::PyErr_CheckSignals() } != 0 {
-            return Err(PyErr::fetch(self.event_loop.py()));
-        }
-        Ok(())
+        self.check_signals()
     }
 
     #[inline]
@@ -57,6 +66,16 @@ impl Host<PyKind> for PyHost<'_, '_> {
 }
 
 impl PyHost<'_, '_> {
+    /// Python-level signal handlers run here; what they raise leaves the loop.
+    #[inline]
+    fn check_signals(&self) -> PyResult<()> {
+        // SAFETY: called with the GIL held.
+        if unsafe { ffi::PyErr_CheckSignals() } != 0 {
+            return Err(PyErr::fetch(self.event_loop.py()));
+        }
+        Ok(())
+    }
+
     /// Debug mode: measures the call and names it if it was slow.
     #[cold]
     fn call_timed(&self, callback: Callback) -> PyResult<()> {

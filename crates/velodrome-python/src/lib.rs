@@ -43,7 +43,7 @@ use pyo3::{
 
 /// To be called in a forked child, by the C library.
 extern "C" fn forked_child() {
-    velodrome::poller::forked();
+    velodrome::process::forked();
 }
 
 /// Without a GIL nothing would guard the loops (see `gil.rs`). A free-threaded Python turns its

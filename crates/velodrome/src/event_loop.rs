@@ -6,18 +6,18 @@
 //! most callbacks only schedule the next.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
     collections::VecDeque,
-    os::fd::{AsFd, RawFd},
+    os::fd::RawFd,
     sync::Arc,
 };
 
 use crate::{
     Clock, Error, Result,
     inbox::Inbox,
-    poller::{Events, Interest, Readiness, Token},
-    registry::Reactor,
-    signal::SignalPipe,
+    poller::{Events, Readiness, Token},
+    process::Process,
+    registry::{Opened, Reactor},
     timer::{Key, Timers},
 };
 
@@ -38,6 +38,13 @@ pub trait Host<K: Kind> {
 
     /// Runs one callback. Nothing of the loop is borrowed. An error leaves the loop at once.
     fn call(&self, callback: K::Callback) -> Result<(), Self::Exit>;
+
+    /// Before each sleep. True if code of the host's has run: what there is to wait for may have
+    /// changed.
+    fn falls_asleep(&self) -> Result<bool, Self::Exit>;
+
+    /// What the run ends with if the loop cannot get the descriptors that it needs to sleep.
+    fn cannot_sleep(&self, error: Error) -> Self::Exit;
 
     /// Runs a wait that may block, with whatever lock the host holds released.
     fn sleep<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R;
@@ -82,7 +89,7 @@ pub struct EventLoop<K: Kind> {
     timers: RefCell<Timers<K::Timer>>,
     inbox: Arc<Inbox<K::Callback>>,
     reactor: Reactor<K::Source>,
-    signals: OnceCell<SignalPipe>,
+    maker: Process,
     /// Reused by every poll; taken out while one is under way.
     events: Cell<Option<Events>>,
     stopping: Cell<bool>,
@@ -95,24 +102,30 @@ pub struct EventLoop<K: Kind> {
     last_poll_ns: Cell<u64>,
 }
 
+impl<K: Kind> Default for EventLoop<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<K: Kind> EventLoop<K> {
-    /// Opens a poller and a waker: two descriptors until the loop is dropped.
-    pub fn new() -> Result<Self> {
+    /// Makes no system call: descriptors are opened once something is watched or the loop has to
+    /// sleep.
+    pub fn new() -> Self {
         Self::with_clock(Clock::default())
     }
 
-    pub fn with_clock(clock: Clock) -> Result<Self> {
-        let reactor = Reactor::new()?;
-        let inbox = Arc::new(Inbox::new()?);
-        reactor.poller.add(inbox.waker.as_fd(), Token::WAKER, Interest::READ)?;
-        Ok(EventLoop {
+    pub fn with_clock(clock: Clock) -> Self {
+        let waker = Arc::default();
+        let inbox = Arc::new(Inbox::new(Arc::clone(&waker)));
+        EventLoop {
             clock,
             shift_ns: Cell::new(0),
             ready: RefCell::default(),
             timers: RefCell::default(),
             inbox,
-            reactor,
-            signals: OnceCell::new(),
+            reactor: Reactor::new(waker),
+            maker: Process::current(),
             events: Cell::new(None),
             stopping: Cell::new(false),
             turn: Cell::new(0),
@@ -120,7 +133,7 @@ impl<K: Kind> EventLoop<K> {
             ticks_without_poll: Cell::new(0),
             ticks_allowed: Cell::new(TICKS_WITHOUT_POLL),
             last_poll_ns: Cell::new(0),
-        })
+        }
     }
 
     /// Runs ticks until one ends with `stop` called. The first tick always polls.
@@ -202,17 +215,35 @@ impl<K: Kind> EventLoop<K> {
     }
 
     fn poll<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
+        let mut timeout_ns = self.poll_timeout_ns();
+        if timeout_ns != Some(0) {
+            self.reactor.open().map_err(|error| host.cannot_sleep(error))?;
+            if host.falls_asleep()? {
+                timeout_ns = self.poll_timeout_ns();
+            }
+        }
+        let signals = match self.reactor.opened() {
+            Some(opened) => self.wait(host, opened, timeout_ns),
+            // Nothing was ever watched, and there is no need to sleep.
+            None => Vec::new(),
+        };
+        self.ticks_without_poll.set(0);
+        self.last_poll_ns.set(self.clock.now_ns());
+        host.polled(&signals)
+    }
+
+    /// Queues what the poller, and other threads meanwhile, have to tell. Returns the signals.
+    fn wait<H: Host<K>>(&self, host: &H, opened: &Opened, timeout_ns: Option<u64>) -> Vec<u8> {
+        let poller = &opened.poller;
         let mut events = self.events.take().unwrap_or_default();
         // All that is ready runs before the timers that are due: what has arrived is not timed out.
         events.make_room(self.reactor.capacity());
-        let timeout_ns = self.poll_timeout_ns();
         let waited = if timeout_ns != Some(0) && self.inbox.fall_asleep() {
-            let poller = &self.reactor.poller;
             let waited = host.sleep(|| poller.wait(timeout_ns, &mut events));
             self.inbox.wake_up();
             waited
         } else {
-            self.reactor.poller.wait(Some(0), &mut events)
+            poller.wait(Some(0), &mut events)
         };
         if waited.is_err() {
             // Interrupted by a signal, which `polled` looks after. Nothing else can go wrong with an
@@ -225,12 +256,10 @@ impl<K: Kind> EventLoop<K> {
         } else {
             TICKS_WITHOUT_POLL
         });
-        self.ticks_without_poll.set(0);
-        self.last_poll_ns.set(self.clock.now_ns());
         self.take_inbox();
-        let signals = self.take_events(&mut events);
+        let signals = self.take_events(opened, &mut events);
         self.events.set(Some(events));
-        host.polled(&signals)
+        signals
     }
 
     /// How long the poll may sleep; `None` without end.
@@ -242,14 +271,12 @@ impl<K: Kind> EventLoop<K> {
         Some(deadline.saturating_sub(self.now_ns()).min(LONGEST_POLL_NS))
     }
 
-    fn take_events(&self, events: &mut Events) -> Vec<u8> {
+    fn take_events(&self, opened: &Opened, events: &mut Events) -> Vec<u8> {
         let mut signals = Vec::new();
         for event in events.iter() {
             match event.token {
-                Token::WAKER => self.inbox.waker.drain(),
-                Token::SIGNAL => {
-                    signals.extend(self.signals.get().map(SignalPipe::take).unwrap_or_default());
-                }
+                Token::WAKER => self.reactor.waker.drain(),
+                Token::SIGNAL => signals.extend(opened.signals.take()),
                 _ => {
                     if let Some((source, readiness)) = self.reactor.resolve(&event) {
                         source.ready(readiness, &mut |callback| {
@@ -335,21 +362,14 @@ impl<K: Kind> EventLoop<K> {
         self.in_batch.get().then(|| self.turn.get())
     }
 
-    /// Where a signal handler may write signal numbers. Opens the pipe on the first call.
+    /// Where a signal handler may write signal numbers.
     pub fn signal_writer(&self) -> Result<RawFd> {
-        if let Some(pipe) = self.signals.get() {
-            return Ok(pipe.writer());
-        }
-        let pipe = SignalPipe::new()?;
-        if !self.reactor.poller.is_inherited() {
-            self.reactor.poller.add(pipe.as_fd(), Token::SIGNAL, Interest::READ)?;
-        }
-        Ok(self.signals.get_or_init(|| pipe).writer())
+        Ok(self.reactor.open()?.signals.writer())
     }
 
     /// Whether this process is a forked child that inherited the loop from its parent.
     pub fn is_inherited(&self) -> bool {
-        self.reactor.poller.is_inherited()
+        !self.maker.is_current()
     }
 
     /// Drops every callback, timer and source. Nothing is borrowed while they are dropped.
@@ -413,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_sleep_is_one_that_every_kernel_can_count() {
-        let event_loop = EventLoop::<Nothing>::new().unwrap();
+        let event_loop = EventLoop::<Nothing>::new();
         assert_eq!(event_loop.poll_timeout_ns(), None);
         event_loop.call_at(u64::MAX, Timer);
         assert_eq!(event_loop.poll_timeout_ns(), Some(LONGEST_POLL_NS));

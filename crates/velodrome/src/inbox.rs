@@ -18,29 +18,21 @@ use std::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
 
-use crate::{
-    Result,
-    waker::{Wake, Waker},
-};
+use crate::waker::{Wake, Waker};
 
 #[derive(Debug)]
-pub struct Inbox<C, W = Waker> {
+pub struct Inbox<C, W = std::sync::Arc<Waker>> {
     queue: Mutex<VecDeque<C>>,
     /// Mirrors `!queue.is_empty()`, readable without the lock.
     filled: AtomicBool,
     /// Set by the loop while it sleeps or is about to; cleared by whoever ends the sleep.
     sleeping: AtomicBool,
-    pub(crate) waker: W,
-}
-
-impl<C> Inbox<C> {
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self::with_waker(Waker::new()?))
-    }
+    /// Must be able to wake once `fall_asleep` has been called.
+    waker: W,
 }
 
 impl<C, W: Wake> Inbox<C, W> {
-    fn with_waker(waker: W) -> Self {
+    pub(crate) fn new(waker: W) -> Self {
         Inbox {
             queue: Mutex::new(VecDeque::new()),
             filled: AtomicBool::new(false),
@@ -127,14 +119,20 @@ mod tests {
 
     use super::*;
 
+    fn inbox<C>() -> Inbox<C> {
+        Inbox::new(Arc::default())
+    }
+
     fn is_awake<C>(inbox: &Inbox<C>) -> bool {
-        let mut fds = [PollFd::new(&inbox.waker, PollFlags::IN)];
+        let fd = inbox.waker.open().unwrap();
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         poll(&mut fds, Some(&Default::default())).expect("poll of an eventfd") == 1
     }
 
     #[test]
     fn a_push_wakes_a_sleeping_loop_once() {
-        let inbox = Inbox::new().unwrap();
+        let inbox = inbox();
+        assert!(!is_awake(&inbox));
         assert!(inbox.fall_asleep());
         inbox.push(1);
         assert!(is_awake(&inbox));
@@ -146,14 +144,15 @@ mod tests {
 
     #[test]
     fn a_filled_inbox_refuses_sleep() {
-        let inbox = Inbox::new().unwrap();
+        let inbox = inbox();
         inbox.push(1);
         assert!(!inbox.fall_asleep());
     }
 
     #[test]
     fn nothing_is_lost_between_threads_and_each_thread_keeps_its_order() {
-        let inbox = Arc::new(Inbox::new().unwrap());
+        let inbox = Arc::new(inbox());
+        let fd = inbox.waker.open().unwrap();
         let senders: Vec<_> = (0..4)
             .map(|sender| {
                 let inbox = Arc::clone(&inbox);
@@ -167,7 +166,7 @@ mod tests {
         let mut next = [0; 4];
         while next != [1000; 4] {
             if inbox.fall_asleep() {
-                let mut fds = [PollFd::new(&inbox.waker, PollFlags::IN)];
+                let mut fds = [PollFd::new(&fd, PollFlags::IN)];
                 poll(&mut fds, None).expect("poll of an eventfd");
                 inbox.wake_up();
                 inbox.waker.drain();
@@ -229,7 +228,7 @@ mod interleavings {
     #[test]
     fn a_push_is_never_slept_over() {
         loom::model(|| {
-            let inbox = Arc::new(Inbox::with_waker(Flag::default()));
+            let inbox = Arc::new(Inbox::new(Flag::default()));
             let sender = {
                 let inbox = Arc::clone(&inbox);
                 thread::spawn(move || {
@@ -249,7 +248,7 @@ mod interleavings {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(2);
         model.check(|| {
-            let inbox = Arc::new(Inbox::with_waker(Flag::default()));
+            let inbox = Arc::new(Inbox::new(Flag::default()));
             let senders = [1, 2].map(|number| {
                 let inbox = Arc::clone(&inbox);
                 thread::spawn(move || inbox.push(number))

@@ -28,6 +28,7 @@ pub mod life;
 pub mod net;
 pub mod pipe;
 pub mod poller;
+pub mod process;
 pub mod registry;
 pub mod server;
 pub mod signal;

@@ -9,7 +9,7 @@ mod epoll;
 
 use std::ops::{BitOr, BitOrAssign};
 
-pub use epoll::{Epoll as Poller, Events, forked};
+pub use epoll::{Epoll as Poller, Events};
 
 /// What a source wants to hear of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,18 +3,25 @@
 //! Descriptor number -> source, by (number, generation) tokens: a number gets a new generation
 //! with each registration, and an event whose generation is old is dropped silently.
 //!
+//! The poller is opened by the first registration or the first sleep: until then there is nothing to
+//! hear of, and a loop that is done before costs no system call. All that a sleep needs is opened with
+//! it, so that a loop which serves goes on when a program has used its descriptors up.
+//!
 //! The registry does not own descriptors. An owner deregisters before it closes; if it did not
 //! (a user closed a descriptor behind the loop's back), the kernel has forgotten the registration
 //! and the next owner of the number simply replaces it.
 
 use std::{
-    cell::RefCell,
-    os::fd::{BorrowedFd, RawFd},
+    cell::{OnceCell, RefCell},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    sync::Arc,
 };
 
 use crate::{
     Error, Result,
     poller::{Event, Interest, Poller, Readiness, Token},
+    signal::SignalPipe,
+    waker::Waker,
 };
 
 #[derive(Debug)]
@@ -33,14 +40,40 @@ impl<S> Default for Slot<S> {
 
 #[derive(Debug)]
 pub struct Reactor<S> {
-    pub(crate) poller: Poller,
+    /// Empty until [`Reactor::open`].
+    opened: OnceCell<Opened>,
+    pub(crate) waker: Arc<Waker>,
     /// Indexed by descriptor number: the kernel hands out the lowest free one, so this is dense.
     slots: RefCell<Vec<Slot<S>>>,
 }
 
+/// A poller and what it watches beside the registry's descriptors: the waker, and this pipe.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub poller: Poller,
+    pub signals: SignalPipe,
+}
+
 impl<S: Clone> Reactor<S> {
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Reactor { poller: Poller::new()?, slots: RefCell::default() })
+    pub(crate) fn new(waker: Arc<Waker>) -> Self {
+        Reactor { opened: OnceCell::new(), waker, slots: RefCell::default() }
+    }
+
+    /// The poller, if there is anything that it could tell of.
+    #[inline]
+    pub(crate) fn opened(&self) -> Option<&Opened> {
+        self.opened.get()
+    }
+
+    /// The poller. The first call opens four descriptors.
+    pub(crate) fn open(&self) -> Result<&Opened> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened);
+        }
+        let (poller, signals) = (Poller::new()?, SignalPipe::new()?);
+        poller.add(self.waker.open()?, Token::WAKER, Interest::READ)?;
+        poller.add(signals.as_fd(), Token::SIGNAL, Interest::READ)?;
+        Ok(self.opened.get_or_init(|| Opened { poller, signals }))
     }
 
     /// No more descriptors than this can be ready at once, the loop's own included.
@@ -86,13 +119,14 @@ impl<S: Clone> Reactor<S> {
         let Some(slot) = usize::try_from(fd).ok().and_then(|at| slots.get(at)) else {
             return false;
         };
-        if self.poller.is_inherited() {
+        let Some(Opened { poller, .. }) = self.opened.get() else { return false };
+        if poller.is_inherited() {
             return true;
         }
         // SAFETY: not negative, and only handed to `epoll_ctl`.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         slot.interest != Interest::NONE
-            && self.poller.modify(borrowed, token(fd, slot.generation), slot.interest).is_ok()
+            && poller.modify(borrowed, token(fd, slot.generation), slot.interest).is_ok()
     }
 
     /// Changes what the present source of `fd` hears of.
@@ -154,31 +188,37 @@ impl<S: Clone> Reactor<S> {
     }
 
     fn tell(&self, fd: RawFd, generation: u32, old: Interest, new: Interest) -> Result<()> {
-        if self.poller.is_inherited() {
+        if old == Interest::NONE && new == Interest::NONE {
+            return Ok(());
+        }
+        // SAFETY: `fd` is not negative (callers index by it), and it is only handed to system calls
+        // which answer EBADF if it is not open.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        if self.opened.get().is_none() {
+            // What is opened below could get a number that is free, and would then be what is watched.
+            rustix::io::fcntl_getfd(fd)?;
+        }
+        let poller = &self.open()?.poller;
+        if poller.is_inherited() {
             // A forked child must not touch its parent's registrations.
             return Ok(());
         }
-        let token = token(fd, generation);
-        // SAFETY: `fd` is not negative (callers index by it), and it is only handed to `epoll_ctl`,
-        // which answers EBADF if it is not open.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let token = token(fd.as_raw_fd(), generation);
         if new == Interest::NONE {
-            if old != Interest::NONE {
-                // Closed behind our back means that the kernel has forgotten it: all is well.
-                let _ = self.poller.delete(fd);
-            }
+            // Closed behind our back means that the kernel has forgotten it: all is well.
+            let _ = poller.delete(fd);
             return Ok(());
         }
         if old == Interest::NONE {
-            match self.poller.add(fd, token, new) {
+            match poller.add(fd, token, new) {
                 // The number was registered before under a duplicate that is still open.
-                Err(Error::EXIST) => self.poller.modify(fd, token, new),
+                Err(Error::EXIST) => poller.modify(fd, token, new),
                 result => result,
             }
         } else {
-            match self.poller.modify(fd, token, new) {
+            match poller.modify(fd, token, new) {
                 // Closed behind our back, and the number has a new owner.
-                Err(Error::NOENT) => self.poller.add(fd, token, new),
+                Err(Error::NOENT) => poller.add(fd, token, new),
                 result => result,
             }
         }
@@ -192,20 +232,20 @@ fn token(fd: RawFd, generation: u32) -> Token {
 
 #[cfg(test)]
 mod tests {
-    use std::os::{fd::AsRawFd, unix::net::UnixStream};
+    use std::os::unix::net::UnixStream;
 
     use super::*;
     use crate::poller::Events;
 
     fn wait(reactor: &Reactor<&'static str>) -> Vec<Option<&'static str>> {
         let mut events = Events::default();
-        reactor.poller.wait(Some(0), &mut events).unwrap();
+        reactor.open().unwrap().poller.wait(Some(0), &mut events).unwrap();
         events.iter().map(|event| reactor.resolve(&event).map(|found| found.0)).collect()
     }
 
     #[test]
     fn an_event_finds_its_source_until_it_is_deregistered() {
-        let reactor = Reactor::new().unwrap();
+        let reactor = Reactor::new(Arc::default());
         let (a, _b) = UnixStream::pair().unwrap();
         reactor.register(a.as_raw_fd(), "a", Interest::WRITE).unwrap();
         assert_eq!(wait(&reactor), [Some("a")]);
@@ -215,11 +255,11 @@ mod tests {
 
     #[test]
     fn a_late_event_does_not_reach_the_next_owner_of_a_descriptor() {
-        let reactor = Reactor::new().unwrap();
+        let reactor = Reactor::new(Arc::default());
         let (a, _b) = UnixStream::pair().unwrap();
         reactor.register(a.as_raw_fd(), "old", Interest::WRITE).unwrap();
         let mut events = Events::default();
-        reactor.poller.wait(Some(0), &mut events).unwrap();
+        reactor.open().unwrap().poller.wait(Some(0), &mut events).unwrap();
         reactor.deregister(a.as_raw_fd());
         reactor.register(a.as_raw_fd(), "new", Interest::WRITE).unwrap();
         let late: Vec<_> = events.iter().filter_map(|event| reactor.resolve(&event)).collect();
@@ -229,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_number_that_was_closed_behind_our_back_can_be_registered_again() {
-        let reactor = Reactor::new().unwrap();
+        let reactor = Reactor::new(Arc::default());
         let (a, _b) = UnixStream::pair().unwrap();
         let number = a.as_raw_fd();
         reactor.register(number, "closed", Interest::READ).unwrap();
@@ -243,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_without_interest_is_silent_even_when_it_hangs_up() {
-        let reactor = Reactor::new().unwrap();
+        let reactor = Reactor::new(Arc::default());
         let (a, b) = UnixStream::pair().unwrap();
         reactor.register(a.as_raw_fd(), "a", Interest::READ).unwrap();
         reactor.set_interest(a.as_raw_fd(), Interest::NONE).unwrap();
@@ -255,9 +295,10 @@ mod tests {
 
     #[test]
     fn bad_descriptors_are_refused_with_their_errno() {
-        let reactor = Reactor::new().unwrap();
+        let reactor = Reactor::new(Arc::default());
         assert_eq!(reactor.register(-1, "x", Interest::READ), Err(Error::BADF));
         assert_eq!(reactor.register(i32::MAX, "x", Interest::READ), Err(Error::BADF));
+        assert!(reactor.opened().is_none(), "the poller could get the number that is refused");
         let file = std::fs::File::open("/proc/self/exe").unwrap();
         assert_eq!(reactor.register(file.as_raw_fd(), "x", Interest::READ), Err(Error::PERM));
         assert_eq!(reactor.source(file.as_raw_fd()), None);

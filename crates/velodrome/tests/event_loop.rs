@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use velodrome::{Clock, EventLoop, Host, Interest, Kind, Readiness, Source, TimerKey};
+use velodrome::{Clock, Error, EventLoop, Host, Interest, Kind, Readiness, Source, TimerKey};
 
 type Action = Box<dyn FnOnce(&Program) -> Result<(), &'static str>>;
 
@@ -56,14 +56,19 @@ struct Program {
     event_loop: EventLoop<Closures>,
     trace: RefCell<Vec<String>>,
     batches: Cell<u32>,
+    sleeps: Cell<u32>,
+    /// What the next sleep is preceded by.
+    before_sleep: Cell<Option<fn(&Program)>>,
 }
 
 impl Program {
     fn new(clock: Clock) -> Self {
         Program {
-            event_loop: EventLoop::with_clock(clock).unwrap(),
+            event_loop: EventLoop::with_clock(clock),
             trace: RefCell::default(),
             batches: Cell::new(0),
+            sleeps: Cell::new(0),
+            before_sleep: Cell::default(),
         }
     }
 
@@ -116,7 +121,18 @@ impl Host<Closures> for Program {
         }
     }
 
+    fn falls_asleep(&self) -> Result<bool, &'static str> {
+        let Some(action) = self.before_sleep.take() else { return Ok(false) };
+        action(self);
+        Ok(true)
+    }
+
+    fn cannot_sleep(&self, _error: Error) -> &'static str {
+        "cannot sleep"
+    }
+
     fn sleep<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R {
+        self.sleeps.set(self.sleeps.get() + 1);
         wait()
     }
 
@@ -142,6 +158,20 @@ fn callbacks_run_in_the_order_in_which_they_were_queued() {
     program.soon(|program| program.event_loop.stop());
     program.run().unwrap();
     assert_eq!(program.trace(), ["0", "1", "2"]);
+}
+
+#[test]
+fn what_is_queued_before_a_sleep_is_not_slept_over() {
+    let program = Program::new(Clock::default());
+    program.before_sleep.set(Some(|program| {
+        program.soon(|program| {
+            program.note("queued");
+            program.event_loop.stop();
+        });
+    }));
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["queued"]);
+    assert_eq!(program.sleeps.get(), 0);
 }
 
 #[test]

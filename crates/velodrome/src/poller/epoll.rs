@@ -8,10 +8,7 @@
 //! - An epoll instance is shared with a forked child: a child that deregisters a descriptor takes
 //!   it from its parent. [`Epoll::is_inherited`] tells, and the registry then keeps its hands off.
 
-use std::{
-    os::fd::{BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::{
     buffer::spare_capacity,
@@ -23,20 +20,12 @@ use rustix::{
 };
 
 use super::{Event, Interest, Readiness, Token};
-use crate::Result;
-
-/// Counts the forks that this process is a child of; see [`forked`].
-static FORKS: AtomicU32 = AtomicU32::new(0);
-
-/// To be called in a child after `fork`: pollers made before it belong to the parent.
-pub fn forked() {
-    FORKS.fetch_add(1, Relaxed);
-}
+use crate::{Result, process::Process};
 
 #[derive(Debug)]
 pub struct Epoll {
     fd: OwnedFd,
-    forks: u32,
+    owner: Process,
 }
 
 /// The buffer that a wait fills. Reused from wait to wait.
@@ -99,12 +88,12 @@ fn flags(interest: Interest) -> EventFlags {
 
 impl Epoll {
     pub fn new() -> Result<Self> {
-        Ok(Epoll { fd: epoll::create(CreateFlags::CLOEXEC)?, forks: FORKS.load(Relaxed) })
+        Ok(Epoll { fd: epoll::create(CreateFlags::CLOEXEC)?, owner: Process::current() })
     }
 
     /// Whether this process is a child that got the instance by `fork`.
     pub fn is_inherited(&self) -> bool {
-        self.forks != FORKS.load(Relaxed)
+        !self.owner.is_current()
     }
 
     pub fn add(&self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> Result<()> {
