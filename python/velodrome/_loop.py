@@ -103,8 +103,7 @@ class Loop(  # type: ignore[misc]
     """An asyncio event loop."""
 
     def __init__(self) -> None:
-        join_writes = os.environ.get("VELODROME_JOIN_WRITES", "1") != "0"
-        self._set_up(type(self) is Loop, type(self).time is not Loop.time, join_writes)
+        self._set_up(type(self) is Loop, type(self).time is not Loop.time)
         self._children: set[_subprocess.SubprocessTransport] = set()
         _AsyncioLoop.__init__(self, _RegistryView(self))  # type: ignore[arg-type]
 

@@ -65,7 +65,7 @@ pub struct State {
     /// Where TLS puts the records of a turn. Lent out likewise.
     tls_output: Cell<Vec<u8>>,
     wakeup_fd: Cell<WakeupFd>,
-    join_writes: Cell<bool>,
+    join_writes: bool,
 }
 
 /// Where the interpreter's signal handler writes while the loop runs.
@@ -138,7 +138,7 @@ impl Loop {
     }
 
     pub fn joins_writes(&self, py: Python<'_>) -> bool {
-        self.0.get(py).join_writes.get()
+        self.0.get(py).join_writes
     }
 
     /// Flushes a transport at the end of the batch that is under way.
@@ -380,16 +380,16 @@ impl Loop {
             receive_batch: Cell::new(None),
             tls_output: Cell::default(),
             wakeup_fd: Cell::new(WakeupFd::Untouched),
-            join_writes: Cell::new(true),
+            // What `os.environ` says, too: it hands changes on to the C library.
+            join_writes: std::env::var_os("VELODROME_JOIN_WRITES").is_none_or(|value| value != "0"),
         })))
     }
 
     /// Called by the package's `Loop.__init__`: `exact` says that the class is not a subclass,
     /// `own_clock` that it has another `time`.
-    fn _set_up(&self, py: Python<'_>, exact: bool, own_clock: bool, join_writes: bool) {
+    fn _set_up(&self, py: Python<'_>, exact: bool, own_clock: bool) {
         self.state(py).exact.set(exact);
         self.state(py).own_clock[0].set(own_clock);
-        self.state(py).join_writes.set(join_writes);
     }
 
     /// As of any object, but some attributes are noted: a `call_soon` put on the loop sees what ours
