@@ -176,12 +176,15 @@ def tls_sendfile_mode():
 def learn_task_callbacks():
     """What a C task passes to `call_soon` for its steps and its wake-ups; None if not known.
 
-    Runs a task on a stand-in for a loop that keeps what it is given. In a thread of its own,
-    because this one may be in the middle of a task of another loop.
+    Runs a task on a stand-in for a loop that keeps what it is given. If this thread is in the
+    middle of a task of another loop, in a thread of its own.
     """
     if asyncio.Task.__module__ != "_asyncio":
         return None, None  # asyncio in Python, without its accelerator
     learnt = [None, None]
+    if asyncio.events._get_running_loop() is None:
+        _run_task_on_stand_in(learnt)
+        return tuple(learnt)
     thread = threading.Thread(target=_run_task_on_stand_in, args=(learnt,))
     try:
         thread.start()
@@ -210,15 +213,17 @@ def _run_task_on_stand_in(learnt):
 
     loop = _StandIn()
     asyncio.events._set_running_loop(loop)
-    # A task that does it in another way is not recognised, and all is well.
-    with contextlib.suppress(Exception):
-        future = asyncio.Future(loop=loop)
-        task = asyncio.Task(wait(future), loop=loop)
-        (step,) = loop.calls
-        step()
-        future.set_result(None)
-        _, wakeup = loop.calls
-        wakeup(future)
-        task.result()
-        learnt[:] = step, wakeup
-    asyncio.events._set_running_loop(None)
+    try:
+        # A task that does it in another way is not recognised, and all is well.
+        with contextlib.suppress(Exception):
+            future = asyncio.Future(loop=loop)
+            task = asyncio.Task(wait(future), loop=loop)
+            (step,) = loop.calls
+            step()
+            future.set_result(None)
+            _, wakeup = loop.calls
+            wakeup(future)
+            task.result()
+            learnt[:] = step, wakeup
+    finally:
+        asyncio.events._set_running_loop(None)

@@ -263,3 +263,37 @@ def test_without_policies_there_is_nothing_of_them():
     print(sorted(velodrome.__all__), [hasattr(velodrome, name) for name in ("install", "EventLoopPolicy")])
     """
     assert run_child("asyncio", code).stdout == "['Loop', '__version__', 'new_event_loop', 'run'] [False, False]\n"
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_first_loop_of_a_process_disturbs_no_task_of_another(running):
+    code = """
+    import asyncio, sys, threading
+    import velodrome
+
+    made = []
+
+    def make():
+        started = []
+        threading.Thread.start = lambda self, start=threading.Thread.start: (started.append(self), start(self))
+        made.append(velodrome.new_event_loop())
+        return len(started)
+
+    async def main():
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        threads = make()
+        assert asyncio.get_running_loop() is loop and asyncio.current_task() is task
+        assert asyncio.all_tasks() == {task}
+        await asyncio.sleep(0.001)
+        return threads
+
+    if sys.argv[1] == "True":
+        threads = asyncio.run(main())
+    else:
+        threads = make()
+        assert asyncio._get_running_loop() is None
+    print(threads, made[0].run_until_complete(asyncio.sleep(0, "ran")))
+    made[0].close()
+    """
+    # In the middle of a task the callbacks of tasks are learnt in a thread.
+    assert run_child("asyncio", code, running).stdout.split() == [str(int(running)), "ran"]
