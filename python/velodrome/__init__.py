@@ -6,7 +6,6 @@ program on it; ``python -m velodrome program.py`` runs one that knows nothing of
 
 import asyncio as _asyncio
 import sys as _sys
-import typing as _typing
 
 if _sys.platform != "linux":
     raise ImportError(f"velodrome runs on Linux; this is {_sys.platform!r}")
@@ -14,14 +13,18 @@ if _sys.platform != "linux":
 from ._loop import Loop
 from ._native import __version__
 
-if _typing.TYPE_CHECKING:
+# From 3.14 on asyncio does not import `typing`, which takes longer than all that is here.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import typing as _typing
+
     from ._policy import EventLoopPolicy, install, uninstall
+
+    _T = _typing.TypeVar("_T")
 
 __all__ = ["Loop", "__version__", "new_event_loop", "run"]
 if _sys.version_info < (3, 16):
     __all__ += ["EventLoopPolicy", "install", "uninstall"]
-
-_T = _typing.TypeVar("_T")
 
 
 def new_event_loop() -> Loop:
@@ -34,7 +37,7 @@ def run(
     *,
     debug: bool | None = None,
     loop_factory: "_typing.Callable[[], _asyncio.AbstractEventLoop] | None" = None,
-) -> _T:
+) -> "_T":
     """Run a coroutine on a new velodrome loop and return its result, as `asyncio.run` does.
 
     `loop_factory` makes the loop instead of `new_event_loop`. Raises RuntimeError if a loop is
@@ -47,7 +50,7 @@ def run(
         return runner.run(main)
 
 
-def __getattr__(name: str) -> _typing.Any:
+def __getattr__(name: str) -> "_typing.Any":
     # asyncio's policies are deprecated since 3.14 and end with 3.16: touching them warns, so it
     # happens only for those who ask.
     if name in __all__:

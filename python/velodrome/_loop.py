@@ -17,10 +17,17 @@ import selectors
 import socket
 import warnings
 import weakref
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
-from . import _connect, _names, _native, _sendfile, _signals, _sockets, _subprocess, _tls
+from . import _connect, _names, _native, _signals, _sockets, _tls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from ._subprocess import SubprocessTransport
+
+    _Method = TypeVar("_Method")
 
 _SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
 _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
@@ -30,6 +37,9 @@ _DATAGRAM_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 # By name once: a program may put another class in asyncio's place.
 _AsyncioLoop = asyncio.SelectorEventLoop
+
+# To type checkers, asyncio's is no coroutine function.
+_create_unix_connection: "Any" = _AsyncioLoop.create_unix_connection
 
 
 class _RegistryView:
@@ -50,10 +60,7 @@ class _RegistryView:
         pass
 
 
-_Method = TypeVar("_Method")
-
-
-def _declared_as(method: _Method) -> Callable[[Any], _Method]:
+def _declared_as(method: "_Method") -> "Callable[[Any], _Method]":
     """Show what a method of asyncio's takes, and its documentation."""
     return functools.wraps(method)  # type: ignore[arg-type,return-value]
 
@@ -70,12 +77,23 @@ def _has_original(sock, *methods):
     )
 
 
+class _WithMode:
+    """Where `inspect` looks for the parameters of `create_unix_server`: those that asyncio's method
+    has in the running Python, and `mode`. Worked out when somebody asks.
+    """
+
+    __call__ = _AsyncioLoop.create_unix_server
+
+    @property
+    def __signature__(self):
+        signature = inspect.signature(_AsyncioLoop.create_unix_server)
+        mode = inspect.Parameter("mode", inspect.Parameter.KEYWORD_ONLY, default=None)
+        parameters = signature.parameters | {"mode": mode}
+        return signature.replace(parameters=list(parameters.values()))
+
+
 def _with_mode(method):
-    """Show the parameters that asyncio's method has in the running Python, and `mode`."""
-    signature = inspect.signature(_AsyncioLoop.create_unix_server)
-    mode = inspect.Parameter("mode", inspect.Parameter.KEYWORD_ONLY, default=None)
-    parameters = signature.parameters | {"mode": mode}
-    method.__signature__ = signature.replace(parameters=list(parameters.values()))
+    method.__wrapped__ = _WithMode()
     return method
 
 
@@ -92,11 +110,9 @@ def _closed_unless_done(server):
 class Loop(  # type: ignore[misc]
     _connect.ConnectMethods,
     _sockets.SockMethods,
-    _sendfile.SendfileMethods,
     _tls.TlsMethods,
     _signals.SignalMethods,
     _names.NameMethods,
-    _subprocess.SubprocessMethods,
     _native.Loop,
     _AsyncioLoop,
 ):
@@ -104,7 +120,7 @@ class Loop(  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._set_up(type(self) is Loop, type(self).time is not Loop.time)
-        self._children: set[_subprocess.SubprocessTransport] = set()
+        self._children: set[SubprocessTransport] = set()
         _AsyncioLoop.__init__(self, _RegistryView(self))  # type: ignore[arg-type]
 
     def _make_self_pipe(self) -> None:
@@ -168,8 +184,7 @@ class Loop(  # type: ignore[misc]
             return await super().create_connection(protocol_factory, host, port, **options)
         return await self._make_connection(sock, protocol_factory)
 
-    # To type checkers, asyncio's is no coroutine function.
-    @_declared_as(cast(Any, _AsyncioLoop.create_unix_connection))
+    @_declared_as(_create_unix_connection)
     async def create_unix_connection(self, protocol_factory, path=None, **options):
         sock = None
         if path is not None and not options:
@@ -178,6 +193,24 @@ class Loop(  # type: ignore[misc]
         if sock is None:
             return await super().create_unix_connection(protocol_factory, path, **options)
         return await self._make_connection(sock, protocol_factory)
+
+    # ---- what few programs need: its code is imported when it is called -------------------------
+
+    async def _sendfile_native(self, transp, file, offset, count):
+        if type(transp) is not _native.StreamTransport:
+            return await super()._sendfile_native(transp, file, offset, count)
+        from ._sendfile import send_over_transport
+
+        return await send_over_transport(self, transp, file, offset, count)
+
+    async def _make_subprocess_transport(
+        self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs
+    ):
+        from ._subprocess import make_transport
+
+        return await make_transport(
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
+        )
 
     # ---- serving ---------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import socket
 import sys
 
 from . import _native
-from ._resolver import Resolver
 
 
 def _getaddrinfo_of_python():
@@ -103,6 +102,8 @@ class NameMethods:
     def _look_up(self, function, *arguments):
         self._check_closed()
         if self._resolver is None:
+            from ._resolver import Resolver  # most loops are given addresses
+
             self._resolver = Resolver(self)
         return self._resolver.look_up(function, arguments)
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import sys
-import typing
 import warnings
 
 from ._loop import Loop
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     from asyncio import DefaultEventLoopPolicy as _Base
     from asyncio import get_event_loop_policy as _get_policy
     from asyncio import set_event_loop_policy as _set_policy

@@ -14,11 +14,6 @@ import socket
 import threading
 from asyncio.log import logger
 
-# `callback_failed` names the callback as each version's `Handle._run` does.
-_FORMAT_TAKES_DEBUG = (
-    "debug" in inspect.signature(asyncio.format_helpers._format_callback_source).parameters
-)
-
 
 class StreamTransport(asyncio.transports._FlowControlMixin, asyncio.Transport):
     """What a native transport says it is, for `isinstance(transport, asyncio.Transport)`."""
@@ -54,10 +49,11 @@ class SSLTransport(asyncio.sslproto._SSLProtocolTransport):
 
 def callback_failed(loop, handle, exc):
     """A callback raised: tell the exception handler."""
-    keywords = {"debug": loop.get_debug()} if _FORMAT_TAKES_DEBUG else {}
-    source = asyncio.format_helpers._format_callback_source(
-        handle._callback, handle._args or (), **keywords
-    )
+    format_source = asyncio.format_helpers._format_callback_source
+    # The callback is named as this version's `Handle._run` names it.
+    takes_debug = "debug" in inspect.signature(format_source).parameters
+    keywords = {"debug": loop.get_debug()} if takes_debug else {}
+    source = format_source(handle._callback, handle._args or (), **keywords)
     loop.call_exception_handler(
         {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
     )

@@ -147,30 +147,30 @@ def _wait_in_thread(loop, pid, callback):
         loop.call_soon_threadsafe(callback)
 
 
-class SubprocessMethods:
-    async def _make_subprocess_transport(
-        self, protocol, args, shell, stdin, stdout, stderr, bufsize, extra=None, **kwargs
-    ):
-        waiter = self.create_future()
-        transport = SubprocessTransport(
-            self,
-            protocol,
-            args,
-            shell,
-            stdin,
-            stdout,
-            stderr,
-            bufsize,
-            waiter=waiter,
-            extra=extra,
-            **kwargs,
-        )
-        try:
-            await waiter
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException:
-            transport.close()
-            await asyncio.shield(transport._wait())
-            raise
-        return transport
+async def make_transport(
+    loop, protocol, args, shell, stdin, stdout, stderr, bufsize, extra, **kwargs
+):
+    """`loop._make_subprocess_transport`."""
+    waiter = loop.create_future()
+    transport = SubprocessTransport(
+        loop,
+        protocol,
+        args,
+        shell,
+        stdin,
+        stdout,
+        stderr,
+        bufsize,
+        waiter=waiter,
+        extra=extra,
+        **kwargs,
+    )
+    try:
+        await waiter
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:
+        transport.close()
+        await asyncio.shield(transport._wait())
+        raise
+    return transport

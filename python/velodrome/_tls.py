@@ -8,9 +8,12 @@ import asyncio
 import asyncio.constants
 import functools
 import os
-from typing import Any
 
 from . import _native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 try:
     import ssl
@@ -144,16 +147,16 @@ class TlsMethods:
             )
 
     async def start_tls(
-        self: Any,
-        transport: Any,
-        protocol: Any,
-        sslcontext: Any,
+        self: "Any",
+        transport: "Any",
+        protocol: "Any",
+        sslcontext: "Any",
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> Any:
+    ) -> "Any":
         """Upgrade a connection to TLS; return its new transport, which is to replace the old one.
 
         `protocol` is told of no new connection. What a `StreamReader` has received already belongs

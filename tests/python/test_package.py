@@ -265,6 +265,17 @@ def test_without_policies_there_is_nothing_of_them():
     assert run_child("asyncio", code).stdout == "['Loop', '__version__', 'new_event_loop', 'run'] [False, False]\n"
 
 
+def test_the_first_loop_needs_no_module_that_asyncio_does_not():
+    code = """
+    import asyncio, sys
+    before = set(sys.modules)
+    import velodrome
+    velodrome.new_event_loop().close()
+    print(*(name for name in set(sys.modules) - before if not name.startswith("velodrome")))
+    """
+    assert run_child("asyncio", code).stdout.split() == []
+
+
 @pytest.mark.parametrize("running", [True, False])
 def test_the_first_loop_of_a_process_disturbs_no_task_of_another(running):
     code = """
