@@ -7,7 +7,7 @@ use pyo3::{
     exceptions::{PyAttributeError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError},
     intern,
     prelude::*,
-    types::{PyInt, PyTuple},
+    types::{PyDict, PyInt, PyTuple},
 };
 use velodrome::Interest;
 
@@ -24,6 +24,11 @@ use crate::{
 /// The descriptor of an integer or of any object with a `fileno()`.
 fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     let py = object.py();
+    if let Ok(number) = object.cast_exact::<PyInt>()
+        && let Ok(fd @ 0..) = number.extract::<RawFd>()
+    {
+        return Ok(fd);
+    }
     let number = if object.is_instance_of::<PyInt>() {
         object.clone()
     } else {
@@ -69,11 +74,13 @@ pub fn ensure_no_transport(
     {
         return Err(used_by(object, &transport.object)?);
     }
-    // The transports that asyncio has in Python are in a weak dictionary of its own, whose length
-    // would be a call of Python.
+    // The transports that asyncio has in Python are in a dictionary of its own, a weak one, whose
+    // length is a call in Python: as a rule there is nothing in it at all.
     let others = event_loop.getattr(intern!(py, "_transports"))?;
-    let others = others.getattr(intern!(py, "data"))?;
-    if others.is_truthy()? {
+    let is_empty = others
+        .getattr_opt(intern!(py, "data"))?
+        .is_some_and(|data| data.cast_exact::<PyDict>().is_ok_and(|data| data.is_empty()));
+    if !is_empty && others.is_truthy()? {
         seam(py, "ensure_no_python_transport", (event_loop, object, fd))?;
     }
     Ok(())
