@@ -8,10 +8,11 @@ use crate::Result;
 /// More chunks than this go out with the next call. (The kernel's own limit is 1024.)
 const MAX_SLICES: usize = 64;
 
-/// Chunks that are smaller than this, on average, are copied together: so many more of them go out
-/// with one call, and the kernel takes one block for less than it takes many.
+/// More than a few chunks that are smaller than this, on average, are copied together: so many more
+/// of them go out with one call, and the kernel takes one block for less than it takes many.
 const COPIED_CHUNK_BYTES: usize = 512;
 const COPIED_BYTES: usize = 32 * 1024;
+const FEW_SLICES: usize = 8;
 
 #[derive(Debug)]
 pub struct WriteBuffer<B> {
@@ -91,7 +92,8 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
         if self.chunks.len() == 1 {
             return Ok((first.len(), C::send(fd, first)?));
         }
-        if self.len_bytes < self.chunks.len() * COPIED_CHUNK_BYTES {
+        let count = self.chunks.len();
+        if count > FEW_SLICES && self.len_bytes < count * COPIED_CHUNK_BYTES {
             return self.send_copied::<C>(fd);
         }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
@@ -107,9 +109,9 @@ impl<B: AsRef<[u8]>> WriteBuffer<B> {
     }
 
     fn send_copied<C: Channel>(&self, fd: BorrowedFd<'_>) -> Result<(usize, usize)> {
-        let mut block = [0; COPIED_BYTES];
+        let mut block = vec![0; self.len_bytes.min(COPIED_BYTES)];
         let offered = self.copy_to(&mut block);
-        Ok((offered, C::send(fd, &block[..offered])?))
+        Ok((offered, C::send(fd, &block)?))
     }
 
     /// Forgets the first `sent` bytes, which have gone.
