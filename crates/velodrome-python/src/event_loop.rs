@@ -54,6 +54,8 @@ pub struct State {
     /// Whether the class, and whether the loop itself, has another `time` than the package's.
     own_clock: [Cell<bool>; 2],
     task_factory: RefCell<Option<Py<PyAny>>>,
+    /// `{"loop": loop}`, once there was a future or task.
+    loop_keyword: RefCell<Option<Py<PyDict>>>,
     /// Transports that hold writes back until the end of the batch.
     deferred: RefCell<Vec<Deferred>>,
     /// A handle without a call, for the next registration.
@@ -374,6 +376,7 @@ impl Loop {
             own_methods: Cell::new(false),
             own_clock: [const { Cell::new(false) }; 2],
             task_factory: RefCell::new(None),
+            loop_keyword: RefCell::default(),
             deferred: RefCell::default(),
             spare: Cell::new(None),
             scratch: Cell::new(None),
@@ -496,7 +499,7 @@ impl Loop {
             model.clear();
         }
         drop(model);
-        drop(state.deferred.take());
+        drop((state.deferred.take(), state.loop_keyword.take()));
         drop(state.spare.take());
         drop((state.scratch.take(), state.receive_batch.take(), state.tls_output.take()));
         Ok(())
@@ -619,6 +622,9 @@ impl Loop {
         result?;
         if let Ok(factory) = state.task_factory.try_borrow() {
             visit.call(&*factory)?;
+        }
+        if let Ok(keyword) = state.loop_keyword.try_borrow() {
+            visit.call(&*keyword)?;
         }
         if let Ok(deferred) = state.deferred.try_borrow() {
             deferred.iter().try_for_each(|transport| match transport {

@@ -18,6 +18,9 @@ pub struct Imports {
     /// `Future`.
     pub tasks: Py<PyDict>,
     pub futures: Py<PyDict>,
+    /// What these are unless a program has replaced them, or there is no such module.
+    pub c_task: Option<Py<PyAny>>,
+    pub c_future: Option<Py<PyAny>>,
     pub buffered_protocol: Py<PyType>,
     /// `asyncio.events`, whose functions for the running loop are looked up when they are needed:
     /// that is how asyncio calls them.
@@ -57,6 +60,7 @@ impl Imports {
     fn new(py: Python<'_>) -> PyResult<Self> {
         let events = py.import("asyncio.events")?;
         let futures = py.import("asyncio.futures")?;
+        let of_c = |name| py.import("_asyncio").and_then(|module| module.getattr(name)).ok();
         let sys = py.import("sys")?;
         let handle = events.getattr("Handle")?;
         Ok(Imports {
@@ -66,6 +70,8 @@ impl Imports {
             timer_handle: events.getattr("TimerHandle")?.unbind(),
             tasks: py.import("asyncio.tasks")?.dict().unbind(),
             futures: futures.dict().unbind(),
+            c_task: of_c("Task").map(Bound::unbind),
+            c_future: of_c("Future").map(Bound::unbind),
             buffered_protocol: py
                 .import("asyncio.protocols")?
                 .getattr("BufferedProtocol")?

@@ -386,8 +386,7 @@ fn keywords(py: Python<'_>) -> PyResult<&Keywords> {
 /// # Safety
 /// The arguments are live objects, and at least as many as the names.
 unsafe fn call_class<const N: usize>(
-    py: Python<'_>,
-    class: &Py<PyAny>,
+    class: &Bound<'_, PyAny>,
     arguments: [*mut ffi::PyObject; N],
     names: &Py<PyTuple>,
 ) -> PyResult<Py<PyAny>> {
@@ -404,19 +403,46 @@ unsafe fn call_class<const N: usize>(
             (N - named) | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET,
             names.as_ptr(),
         );
-        owned(py, object)
+        owned(class.py(), object)
     }
+}
+
+/// `class(*arguments, loop=loop)` for a class of C that forgets its keyword arguments, so that one
+/// dictionary does for all calls.
+fn call_c_class<'py>(
+    slf: &Bound<'py, Loop>,
+    class: &Bound<'py, PyAny>,
+    arguments: &Bound<'py, PyTuple>,
+) -> PyResult<Py<PyAny>> {
+    let py = slf.py();
+    let known = &slf.get().state(py).loop_keyword;
+    let keyword = known.borrow().as_ref().map(|keyword| keyword.bind(py).clone());
+    let keyword = match keyword {
+        Some(keyword) => keyword,
+        None => {
+            let keyword = PyDict::new(py);
+            keyword.set_item(intern!(py, "loop"), slf)?;
+            if slf.get().model(py).is_ok() {
+                // Not of a closed loop, which would keep itself alive.
+                known.replace(Some(keyword.clone().unbind()));
+            }
+            keyword
+        }
+    };
+    // SAFETY: a class, a tuple and a dictionary, alive during the call.
+    unsafe { owned(py, ffi::PyObject_Call(class.as_ptr(), arguments.as_ptr(), keyword.as_ptr())) }
 }
 
 /// What a module has under a name now.
 #[inline]
-fn named(py: Python<'_>, module: &Py<PyDict>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
+fn named<'py>(module: &Py<PyDict>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+    let py = name.py();
     // SAFETY: a dictionary and a string, both alive; the borrowed result is made our own before
     // anything can change the dictionary.
     unsafe {
         let found = ffi::PyDict_GetItemWithError(module.as_ptr(), name.as_ptr());
         if !found.is_null() {
-            return Ok(borrowed(py, found));
+            return Ok(Bound::from_borrowed_ptr(py, found));
         }
     }
     Err(PyErr::take(py).unwrap_or_else(|| PyAttributeError::new_err(name.to_string())))
@@ -425,9 +451,12 @@ fn named(py: Python<'_>, module: &Py<PyDict>, name: &Bound<'_, PyString>) -> PyR
 /// `asyncio.Future(loop=loop)`.
 pub fn new_future(slf: &Bound<'_, Loop>) -> PyResult<Py<PyAny>> {
     let py = slf.py();
-    let class = named(py, &loaded(py).futures, intern!(py, "Future"))?;
+    let class = named(&loaded(py).futures, intern!(py, "Future"))?;
+    if loaded(py).c_future.as_ref().is_some_and(|it| it.is(&class)) {
+        return call_c_class(slf, &class, &PyTuple::empty(py));
+    }
     // SAFETY: the receiver of the call under way, for the one name.
-    unsafe { call_class(py, &class, [slf.as_ptr()], &keywords(py)?.of_loop) }
+    unsafe { call_class(&class, [slf.as_ptr()], &keywords(py)?.of_loop) }
 }
 
 /// `asyncio.Task(coroutine, loop=loop)`, with the name and the context that are given.
@@ -455,22 +484,30 @@ fn create_task<'py>(
         }
     }
     drop(slf.get().model(py)?);
-    let class = named(py, &loaded(py).tasks, intern!(py, "Task"))?;
+    let class = named(&loaded(py).tasks, intern!(py, "Task"))?;
+    if loaded(py).c_task.as_ref().is_some_and(|it| it.is(&class)) {
+        // SAFETY: the singleton; it is only compared.
+        let none = unsafe { ffi::Py_None() };
+        (name, context) = (name.filter(|&it| it != none), context.filter(|&it| it != none));
+        if name.is_none() && context.is_none() {
+            // SAFETY: an argument of the call under way.
+            let coroutine = unsafe { Bound::from_borrowed_ptr(py, coroutine) };
+            return call_c_class(slf, &class, &PyTuple::new(py, [coroutine])?);
+        }
+    }
     let names = keywords(py)?;
     let event_loop = slf.as_ptr();
     // SAFETY: the receiver and the arguments of the call under way, in the order of the names.
     unsafe {
         match (name, context) {
-            (None, None) => call_class(py, &class, [coroutine, event_loop], &names.of_loop),
-            (Some(name), None) => {
-                call_class(py, &class, [coroutine, event_loop, name], &names.of_name)
-            }
+            (None, None) => call_class(&class, [coroutine, event_loop], &names.of_loop),
+            (Some(name), None) => call_class(&class, [coroutine, event_loop, name], &names.of_name),
             (None, Some(context)) => {
-                call_class(py, &class, [coroutine, event_loop, context], &names.of_context)
+                call_class(&class, [coroutine, event_loop, context], &names.of_context)
             }
             (Some(name), Some(context)) => {
                 let arguments = [coroutine, event_loop, name, context];
-                call_class(py, &class, arguments, &names.of_both)
+                call_class(&class, arguments, &names.of_both)
             }
         }
     }
