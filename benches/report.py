@@ -368,7 +368,7 @@ def as_markdown(head, body, title=None):
     rule = ["---", *["---:"] * (len(head) - 1)]
 
     def emphasised(cell):
-        return f"**{cell}**" if any(word in cell for word in ("LOSES", "FAILED", "SHORT")) else cell
+        return f"**{cell}**" if any(word in cell for word in ("LOSES", "FAILED", "SHORT", "MISSED")) else cell
 
     def line(cells):
         return f"| {' | '.join(map(emphasised, cells))} |"
@@ -443,12 +443,13 @@ def failures(measurements):
     return list(dict.fromkeys(texts))
 
 
-def markdown(header, rows, labels, measurements, pictures=()):
+def markdown(header, rows, labels, measurements, inserted=()):
+    """`inserted` comes between the summaries and the other tables."""
     parts = [
         "\n".join(f"- {line}" for line in description(header)),
         f"{conclusion(rows, labels)} {noise(measurements)}".strip(),
         *(as_markdown(*table) for table in summaries(rows, labels)),
-        *pictures,
+        *inserted,
         *(as_markdown(*table) for table in tables(rows, labels)),
         "\n".join(f"- FAILED {failure}" for failure in failures(measurements)),
     ]

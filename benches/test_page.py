@@ -10,7 +10,9 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import goals
 import page
+import workloads
 
 LABELS = ["asyncio", "uvloop", "velodrome"]
 
@@ -30,12 +32,10 @@ def header(suite="rows"):
     }
 
 
-def measured(workload, cost, *values, **others):
-    """One measurement of each loop."""
-    return [
-        {"kind": "measurement", "round": 0, "workload": workload, "loop": loop, "cost": cost, cost: value, **others}
-        for loop, value in zip(LABELS, values, strict=True)
-    ]
+def measured(workload, cost, *values, labels=LABELS, number=0, **others):
+    """One measurement of each loop, in one round."""
+    common = {"kind": "measurement", "round": number, "workload": workload, "cost": cost}
+    return [{**common, "loop": loop, cost: value, **others} for loop, value in zip(labels, values, strict=True)]
 
 
 ECHO = {"operations_per_second": 1000.0, "latency_p50_us": 50.0, "latency_p99_us": 90.0, "foreign_share": 0.0}
@@ -99,6 +99,66 @@ class Pages(unittest.TestCase):
             path.write_text('{"kind": "callgrind"}\n')
             with self.assertRaises(ValueError):
                 page.read(path)
+
+
+class Goals(unittest.TestCase):
+    def lines(self, *measurements, labels=LABELS):
+        _, body = goals.table(page.report.rows(measurements, labels), labels)
+        return {name: cells for name, *cells in body}
+
+    def test_each_goal_is_that_of_a_row_and_no_row_has_two(self):
+        shares, costs, reasons = (goals.GOALS[kind].keys() for kind in ("shares", "costs", "reasons"))
+        self.assertLessEqual(shares | costs, {workload.name for workload in workloads.ALL})
+        self.assertEqual(shares & costs, set())
+        self.assertLessEqual(reasons, shares | costs)
+
+    def test_share_of_uvloop_is_reached_or_missed(self):
+        reached = measured("pipes-1k", "cpu_us", 10, 100, 80)
+        missed = measured("signals", "cpu_us", 10, 100, 61)
+        lines = self.lines(*reached, *missed)
+        self.assertEqual(lines["pipes-1k"], ["0.860", "0.800", "0.800", "[0.800..0.800]", "-", "reached", ""])
+        self.assertEqual(lines["signals"], ["0.650", "0.600", "0.610", "[0.610..0.610]", "-", "MISSED", ""])
+        text = goals.section(page.report.rows([*reached, *missed], LABELS), LABELS)
+        self.assertIn("**MISSED**", text)
+        self.assertIn("velodrome reaches 1 of 2 goals.", text)
+
+    def test_cost_has_its_unit_and_needs_no_uvloop(self):
+        labels = ["asyncio", "velodrome"]
+        idle = measured("tcp-idle-memory", "kib_per_connection", 2, 0.75, labels=labels)
+        lines = self.lines(*idle, *measured("signals", "cpu_us", 2, 1, labels=labels), labels=labels)
+        self.assertEqual(lines.keys(), {"tcp-idle-memory"})
+        self.assertEqual(lines["tcp-idle-memory"][1:3], ["0.800 KiB/connection", "0.750"])
+
+    def test_rounds_that_disagree_are_named(self):
+        rounds = [
+            m
+            for number, cost in enumerate((50, 70, 70))
+            for m in measured("signals", "cpu_us", 1, 100, cost, number=number)
+        ]
+        self.assertEqual(self.lines(*rounds)["signals"][-2], "MISSED (within noise)")
+
+    def test_missed_goal_has_its_reason_and_the_cheapest_floor(self):
+        labels = [*LABELS, "epoll", "io-uring"]
+        measurements = measured("tcp-protocol-1k-10", "cpu_us", 30, 10, 9, 8.5, 8, labels=labels)
+        reasons = {"tcp-protocol-1k-10": "the kernel"}
+        with mock.patch.dict(goals.GOALS, reasons=reasons):
+            line = self.lines(*measurements, labels=labels)["tcp-protocol-1k-10"]
+            reached = self.lines(*measured("tcp-protocol-1k-10", "cpu_us", 30, 10, 7))["tcp-protocol-1k-10"]
+        self.assertEqual(line[-3:], ["0.800", "MISSED", "the kernel"])
+        self.assertEqual(reached[-2:], ["reached", ""])
+
+    def test_row_without_a_number_is_not_dropped(self):
+        failed = [{**m, "error": "it broke"} for m in measured("signals", "cpu_us", 1, 1, 1)]
+        self.assertEqual(self.lines(*failed)["signals"][2:], ["-", "-", "-", "no number", ""])
+
+    def test_other_loops_have_no_goals(self):
+        labels = ["asyncio", "uvloop"]
+        self.assertEqual(self.lines(*measured("signals", "cpu_us", 2, 1, labels=labels), labels=labels), {})
+
+    def test_page_shows_them_before_the_plots(self):
+        run = page.Run("rows", header(), measured("signals", "cpu_us", 30, 20, 10))
+        text = page.page([run], {"rows": [("a plot", "a-plot.svg")]})
+        self.assertLess(text.index("### Goals"), text.index("![a plot]"))
 
 
 @unittest.skipUnless(importlib.util.find_spec("matplotlib"), "needs benches/requirements-plots.txt")
