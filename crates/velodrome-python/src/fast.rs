@@ -2,7 +2,8 @@
 //!
 //! A `#[pymethods]` function with `*args` gets a tuple built for each call. These get the
 //! caller's argument array itself (`METH_FASTCALL | METH_KEYWORDS`) and are put on a class with
-//! [`add_methods`] when the module is initialised.
+//! [`add_methods`] when the module is initialised; those of the loop also on the package's class, when
+//! that is made.
 
 use std::{
     ffi::CStr,
@@ -171,7 +172,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
 /// and panics into Python exceptions.
 ///
 /// # Safety
-/// To be called by CPython only, through a descriptor on the class `T`: then `receiver` is an
+/// To be called by CPython only, through a descriptor on the class `T` or on one below it: then `receiver` is an
 /// instance of `T`, and `values` holds `count` positional and then the keyword values.
 #[inline(always)]
 pub unsafe fn enter<T: PyClass>(

@@ -2,8 +2,9 @@
 //!
 //! This crate is the model beneath the Python package `velodrome`: a ready queue, timers, a
 //! thread-safe inbox, a poller with its registry of descriptors, byte streams and datagram sockets
-//! as state machines, and TLS sessions of a libssl over byte buffers. It is generic over what a callback is ([`Kind`]) and how it is called ([`Host`]), so the same engine runs Python
-//! callables and Rust closures.
+//! as state machines, and TLS sessions of a libssl over byte buffers. It is generic over what a
+//! callback is ([`Kind`]) and how it is called ([`Host`]), so the same engine runs Python callables
+//! and Rust closures.
 //!
 //! One tick, from [`EventLoop::run`]:
 //!
