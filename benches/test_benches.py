@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
 import unittest
 from unittest import mock
 
@@ -16,7 +15,7 @@ import report
 import run
 import servers
 import workloads
-from bench import Bench, build_loadgen
+from cases import Measuring
 from micro import callbacks, descriptors, lifecycle, processes, threads, timers
 from workloads import IdleWorkload, NetworkWorkload
 
@@ -209,16 +208,7 @@ def answer_backwards(echo, data):
     echo.answering.write(data[::-1])
 
 
-class Measurements(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        build_loadgen()
-        scratch = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(scratch.cleanup)
-        plan = run.Plan(rounds=1, warm_up=0.02, window=0.05, micro=0.01)
-        cls.bench = Bench(plan, 0, 0, scratch.name)
-        (cls.loop,) = run.parse_loops("asyncio")
-
+class Measurements(Measuring):
     @staticmethod
     def workload(name):
         (found,) = (workload for workload in workloads.ALL if workload.name == name)

@@ -2,16 +2,14 @@
 
 import asyncio
 import contextlib
-import tempfile
 import unittest
 from unittest import mock
 
 import micro
-import run
 import scaling
 import servers
 import workloads
-from bench import Bench, build_loadgen
+from cases import Measuring
 from workloads import NetworkWorkload
 
 
@@ -45,16 +43,9 @@ class SizedWorkloads(unittest.TestCase):
                 scaling.measure(loop, scaling.WORKLOADS["scaling-timers-fire-1"], 0)
 
 
-class Processes(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        build_loadgen()
-        scratch = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(scratch.cleanup)
-        # On one core with each other and the load: long enough for all of them to have a turn.
-        plan = run.Plan(rounds=1, warm_up=0.02, window=0.3, micro=0.01)
-        cls.bench = Bench(plan, 0, 0, scratch.name)
-        (cls.loop,) = run.parse_loops("asyncio")
+class Processes(Measuring):
+    # On one core with each other and the load: long enough for all of them to have a turn.
+    window = 0.3
 
     def test_two_share_a_port(self):
         pairs = [workload for workload in workloads.SCALING if getattr(workload, "processes", 1) == 2]

@@ -7,10 +7,9 @@ from pathlib import Path
 from unittest import mock
 
 import report
-import run
 import system_calls
 import workloads
-from bench import Bench, build_loadgen
+from cases import Measuring
 from workloads import NetworkWorkload
 
 LOG = """\
@@ -87,15 +86,8 @@ class Tables(unittest.TestCase):
 
 
 @unittest.skipIf(system_calls.obstacle(), system_calls.obstacle())
-class Measurements(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        build_loadgen()
-        scratch = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(scratch.cleanup)
-        plan = run.Plan(rounds=1, warm_up=0.02, window=0.3, micro=0.01)
-        cls.bench = Bench(plan, 0, 0, scratch.name)
-        (cls.loop,) = run.parse_loops("asyncio")
+class Measurements(Measuring):
+    window = 0.3
 
     def test_an_echo_is_received_once_and_sent_once(self):
         workload = NetworkWorkload("echo", "protocol", workloads.echo(64), 1)
