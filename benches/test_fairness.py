@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import io
 import json
-import tempfile
 import time
 import unittest
 from unittest import mock
@@ -12,8 +11,7 @@ from unittest import mock
 import fairness
 import micro
 import report
-import run
-from bench import Bench, build_loadgen
+from cases import Measuring
 
 LABELS = ["asyncio", "velodrome"]
 
@@ -112,19 +110,14 @@ class Timers(unittest.TestCase):
         self.assertEqual(fairness.quantile([7], 0.5), 7)
 
 
-class Measurements(unittest.TestCase):
+class Measurements(Measuring):
     def test_each_situation_is_measured(self):
-        build_loadgen()
-        (loop,) = run.parse_loops("asyncio")
-        plan = run.Plan(rounds=1, warm_up=0.02, window=0.05, micro=0.01)
-        with tempfile.TemporaryDirectory() as scratch:
-            bench = Bench(plan, 0, 0, scratch)
-            for situation in fairness.SITUATIONS.values():
-                with self.subTest(situation.name):
-                    result = bench.measure(situation, loop)
-                    self.assertNotIn("error", result)
-                    self.assertGreater(result["operations"], 0)
-                    self.assertEqual(result["timers_early"], 0)
+        for situation in fairness.SITUATIONS.values():
+            with self.subTest(situation.name):
+                result = self.bench.measure(situation, self.loop)
+                self.assertNotIn("error", result)
+                self.assertGreater(result["operations"], 0)
+                self.assertEqual(result["timers_early"], 0)
 
 
 if __name__ == "__main__":
