@@ -14,7 +14,7 @@ use pyo3::{
     ffi, intern,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyDict, PyString, PyType},
+    types::{PyDict, PyFrozenSet, PyString, PyType},
 };
 
 use crate::{event_loop::Loop, gil::GilBound};
@@ -75,6 +75,8 @@ struct Originals {
     /// Of the class of asyncio's from which the loop inherits.
     of_asyncio: Methods,
     of_socket: Methods,
+    /// Of `of_loop`, to be looked up: each attribute that is set on a loop is.
+    loop_names: Py<PyFrozenSet>,
     /// The module that asyncio calls `socket`, and the names of both, where a program may have put
     /// something else.
     socket_module: Py<PyAny>,
@@ -95,6 +97,7 @@ pub fn learn(of_loop: &Names<'_>, of_asyncio: &Names<'_>, of_socket: &Names<'_>)
         of_loop: Methods::new(of_loop)?,
         of_asyncio: Methods::new(of_asyncio)?,
         of_socket: Methods::new(of_socket)?,
+        loop_names: PyFrozenSet::new(py, &of_loop.1)?.unbind(),
         asyncio_names: py.import("asyncio.base_events")?.dict().unbind(),
         socket_names: socket_module.dict().unbind(),
         socket_module: socket_module.into_any().unbind(),
@@ -107,12 +110,7 @@ pub fn learn(of_loop: &Names<'_>, of_asyncio: &Names<'_>, of_socket: &Names<'_>)
 /// Whether the names of asyncio's that a program has set on this loop matter.
 pub fn is_learnt_name(py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
     let Some(originals) = ORIGINALS.get(py) else { return Ok(false) };
-    for (learnt, _) in &originals.get(py).of_loop.found {
-        if name.as_any().eq(learnt)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    originals.get(py).loop_names.bind(py).contains(name)
 }
 
 /// Whether nobody can tell that asyncio's own way is not taken on this loop. Debug mode can.
