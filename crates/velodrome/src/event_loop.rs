@@ -198,8 +198,9 @@ impl<K: Kind> EventLoop<K> {
         if ticks >= self.ticks_allowed.get() || self.has_due_timer() {
             return true;
         }
-        // The clock is looked at after 0, 1, 2, 4, 8... ticks: a look costs as much as a tick.
-        if ticks & ticks.wrapping_sub(1) == 0
+        // The clock is looked at after 0, 1, 2, 4, 8, 16, 24, 32... ticks: a look costs as much as a
+        // tick of the model's, and ticks that were quick may become slow.
+        if (ticks.is_multiple_of(8) || ticks.is_power_of_two())
             && self.clock.now_ns() - self.last_poll_ns.get() >= MAX_NS_WITHOUT_POLL
         {
             return true;

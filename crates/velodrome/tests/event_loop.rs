@@ -278,6 +278,38 @@ fn io_is_looked_at_while_callbacks_keep_coming() {
 }
 
 #[test]
+fn callbacks_that_become_slow_hold_io_back_for_few_of_them() {
+    /// Each takes as long as the poller may be left alone.
+    fn slow(program: &Program, count: Rc<Cell<u32>>) {
+        if !program.trace.borrow().is_empty() {
+            return program.event_loop.stop();
+        }
+        count.set(count.get() + 1);
+        thread::sleep(Duration::from_micros(50));
+        program.soon(move |program| slow(program, count));
+    }
+    fn quick(program: &Program, left: u32, writer: Rc<UnixStream>, count: Rc<Cell<u32>>) {
+        if left > 0 {
+            return program.soon(move |program| quick(program, left - 1, writer, count));
+        }
+        (&*writer).write_all(b"x").unwrap();
+        slow(program, count);
+    }
+    // Polls that find nothing become rare; the slow ones begin anywhere between two of them.
+    for number_of_quick in 200..264 {
+        let program = Program::new(Clock::default());
+        let (reader, writer) = UnixStream::pair().unwrap();
+        let reactor = program.event_loop.reactor();
+        reactor.register(reader.as_raw_fd(), Named("socket"), Interest::READ).unwrap();
+        let (writer, count) = (Rc::new(writer), Rc::default());
+        quick(&program, number_of_quick, Rc::clone(&writer), Rc::clone(&count));
+        program.run().unwrap();
+        assert_eq!(program.trace()[0], "socket readable");
+        assert!(count.get() <= 10, "{} after {number_of_quick}", count.get());
+    }
+}
+
+#[test]
 fn another_thread_ends_the_sleep_and_keeps_its_order() {
     let program = Program::new(Clock::default());
     // The inbox takes what is `Send`; these callbacks are not, but for the numbers.
