@@ -6,6 +6,7 @@ import contextvars
 import socket
 
 import pytest
+from support import run_child
 
 
 class TwoWritesThenAnError(asyncio.Protocol):
@@ -140,3 +141,47 @@ def test_a_finalizer_may_close_the_loop_while_timers_are_swept(loop):
         handle.cancel()
     del handle, handles
     assert loop.is_closed() or loop.close() is None
+
+
+@pytest.mark.parametrize("kind", ["socket", "datagrams", "tls", "reading", "writing"])
+def test_a_transport_that_nobody_closed_may_go_while_an_exception_is_on_its_way(loop_name, kind):
+    code = """
+        import asyncio, gc, os, socket, ssl, sys, warnings
+
+        def made():
+            loop = new_event_loop()
+            one, other = socket.socketpair()
+            one.setblocking(False)
+            pipe = os.fdopen(os.dup(one.fileno()), "wb", 0)
+            protocol = asyncio.Protocol()
+            match sys.argv[1]:
+                case "socket":
+                    transport = loop._make_socket_transport(one, protocol)
+                case "datagrams":
+                    transport = loop._make_datagram_transport(one, asyncio.DatagramProtocol())
+                case "tls":
+                    context = ssl.create_default_context()
+                    transport = loop._make_ssl_transport(one, protocol, context, server_hostname="x")
+                case "reading":
+                    transport = loop._make_read_pipe_transport(pipe, protocol)
+                case "writing":
+                    transport = loop._make_write_pipe_transport(pipe, protocol)
+            loop.close()
+            return transport
+
+        def failing():
+            raise ZeroDivisionError("the program's")
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                made(), failing()
+            except ZeroDivisionError as error:
+                assert error.args == ("the program's",)
+                assert error.__context__ is None
+            else:
+                raise AssertionError("the exception is lost")
+            gc.collect()
+        assert any("unclosed transport" in str(warning.message) for warning in caught), caught
+    """
+    run_child(loop_name, code, kind)

@@ -38,7 +38,10 @@ use crate::{
     event_loop::Loop,
     gil::GilBound,
     transport::{
-        base::{BaseTransport, Connection, LOST_WRITE, clone_of, extra_of_socket, warn_unclosed},
+        base::{
+            BaseTransport, Connection, LOST_WRITE, at_the_end, clone_of, extra_of_socket,
+            warn_unclosed,
+        },
         readable_view,
         socket::{close_held, hold_open},
     },
@@ -638,7 +641,7 @@ impl Inner {
 
 impl Drop for DatagramTransport {
     fn drop(&mut self) {
-        Python::attach(|py| {
+        at_the_end(|py| {
             let fd = self.inner(py).base.fd.get();
             if fd < 0 {
                 return;

@@ -42,7 +42,7 @@ use crate::{
     event_loop::Loop,
     gil::GilBound,
     imports::{loaded, seam},
-    transport::base::{BaseTransport, Connection, clone_of, visit_cell, warn_unclosed},
+    transport::base::{BaseTransport, Connection, at_the_end, clone_of, visit_cell, warn_unclosed},
 };
 
 /// What a transport watches its descriptor for, and does when its turn comes.
@@ -436,7 +436,7 @@ impl PipeTransport {
 
 impl Drop for PipeTransport {
     fn drop(&mut self) {
-        Python::attach(|py| {
+        at_the_end(|py| {
             let inner = self.inner(py);
             if inner.pipe.borrow().is_none() {
                 return;

@@ -44,7 +44,7 @@ use crate::{
     imports::seam,
     transport::{
         ProtocolKind,
-        base::{BaseTransport, Connection, clone_of, warn_unclosed},
+        base::{BaseTransport, Connection, at_the_end, clone_of, warn_unclosed},
         protocol_kind,
     },
 };
@@ -666,7 +666,7 @@ impl TlsTransport {
 
 impl Drop for TlsTransport {
     fn drop(&mut self) {
-        Python::attach(|py| {
+        at_the_end(|py| {
             if !self.inner(py).closed.get() {
                 warn_unclosed(py, "SSLTransport");
             }

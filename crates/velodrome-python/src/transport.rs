@@ -29,7 +29,7 @@ use velodrome::{
     stream::Stream,
 };
 
-use base::{BaseTransport, Connection, clone_of, extra_of_socket, warn_unclosed};
+use base::{BaseTransport, Connection, at_the_end, clone_of, extra_of_socket, warn_unclosed};
 pub use methods::METHODS;
 use socket::{Socket, close_socket, hold_open};
 pub use writing::readable_view;
@@ -421,7 +421,7 @@ impl StreamTransport {
 
 impl Drop for StreamTransport {
     fn drop(&mut self) {
-        Python::attach(|py| {
+        at_the_end(|py| {
             let inner = self.inner(py);
             let fd = inner.base.fd.get();
             if fd < 0 {

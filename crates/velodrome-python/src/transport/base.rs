@@ -447,6 +447,29 @@ pub fn extra_of_socket<'py>(
     Ok(extra)
 }
 
+/// For `Drop`: runs what may call Python.
+///
+/// An object can go while an exception is on its way, as what was on the stack of the frame that
+/// raised does. It is set aside meanwhile, as for a `__del__`: with one that is set, every call fails.
+pub fn at_the_end(body: impl FnOnce(Python<'_>)) {
+    Python::attach(|py| {
+        let mut pending = [std::ptr::null_mut(); 3];
+        let [kind, value, traceback] = &mut pending;
+        // SAFETY: attached; the three are ours to fill, and own what they are given.
+        #[allow(deprecated, reason = "what came in its place is not in Python 3.11")]
+        unsafe {
+            ffi::PyErr_Fetch(kind, value, traceback);
+        }
+        body(py);
+        let [kind, value, traceback] = pending;
+        // SAFETY: attached; the three are what was fetched, and are given back once.
+        #[allow(deprecated, reason = "as above")]
+        unsafe {
+            ffi::PyErr_Restore(kind, value, traceback);
+        }
+    });
+}
+
 /// Warns of a transport that nobody closed, as asyncio does.
 pub fn warn_unclosed(py: Python<'_>, transport: &str) {
     let message = format!("unclosed transport <{transport}>");
