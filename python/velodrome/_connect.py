@@ -101,7 +101,11 @@ class ConnectMethods:
             family, kind, protocol, _, address = addr_info
             sock = self._connect_found(family, kind, protocol, address)
         if sock is None:
-            return await super()._connect_sock(exceptions, addr_info, local_addr_infos)
+            try:
+                return await super()._connect_sock(exceptions, addr_info, local_addr_infos)
+            finally:
+                # As below.
+                exceptions = None
         my_exceptions = []
         exceptions.append(my_exceptions)
         try:

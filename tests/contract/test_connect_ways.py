@@ -340,14 +340,17 @@ async def test_an_error_that_comes_at_once_is_the_system_s(loop):
     assert caught.value.args == (errno.ENETUNREACH, "Network is unreachable")
 
 
-@pytest.mark.parametrize("options", [{}, {"family": socket.AF_INET}])
-async def test_a_refusal_leaves_no_cycle(loop, refused, options):
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("options", [{}, {"family": socket.AF_INET}, {"local_addr": ("127.0.0.1", 0)}])
+async def test_a_refusal_leaves_no_cycle(loop, refused, options, debug):
+    loop.set_debug(debug)
     gc.collect()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         with contextlib.suppress(ConnectionRefusedError):
             await loop.create_connection(Recorder, *refused, **options)
+        await asyncio.sleep(0)  # the future of the attempt, which has woken us, is held until then
         gc.collect()
         assert not [found for found in gc.garbage if isinstance(found, OSError)]
     finally:
