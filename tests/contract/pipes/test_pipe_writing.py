@@ -296,6 +296,21 @@ async def test_connection_lost_comes_with_the_last_write(loop, opened, end):
     assert reader.read(10) == b""
 
 
+@pytest.mark.parametrize("end", ["close", "abort"])
+@pytest.mark.differs("asyncio watches the descriptor after the end", run=False)
+async def test_nothing_is_watched_that_ended_in_the_first_call(loop, opened, end):
+    class Brief(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            getattr(transport, end)()
+
+    _, writer = opened("pipe")
+    number = writer.fileno()
+    _, protocol = await loop.connect_write_pipe(Brief, writer)
+    assert await protocol.lost is None
+    assert not loop.remove_reader(number)
+
+
 async def test_close_goes_through_write_eof(loop, opened):
     _, writer = opened("pipe")
     transport, protocol = await loop.connect_write_pipe(Recorder, writer)

@@ -272,9 +272,13 @@ impl WritePipeTransport {
         Err(PyNotImplementedError::new_err(()))
     }
 
-    /// The protocol knows the transport: it hears of a reader that is gone.
+    /// The protocol knows the transport: it hears of a reader that is gone, unless it ended meanwhile.
     fn _add_reader(slf: &Bound<'_, Self>) -> PyResult<()> {
-        PipeTransport::watch(slf.as_super(), Turn::HungUp)
+        let slf = slf.as_super();
+        if slf.get().inner(slf.py()).stream.phase() == Phase::Lost {
+            return Ok(());
+        }
+        PipeTransport::watch(slf, Turn::HungUp)
     }
 
     fn _read_ready(slf: &Bound<'_, Self>) -> PyResult<()> {
