@@ -30,12 +30,13 @@ _OF_LOOP = (
     "_sock_connect_cb",
     "_sock_write_done",
     "call_soon",
+    # A program's own expects sockets of Python from `_connect_sock`.
+    "create_connection",
     "create_future",
+    "create_unix_connection",
     "remove_writer",
     "sock_connect",
 )
-# The class from which the loop inherits also has what ours stand in front of.
-_OF_ASYNCIO = (*_OF_LOOP, "create_connection", "create_unix_connection")
 _OF_SOCKET = (
     "__init__",
     "close",
@@ -54,16 +55,18 @@ def _is_original(method):
     """Whether it is asyncio's, Python's or ours: it may have been replaced before we came."""
     if not isinstance(method, types.FunctionType):
         return isinstance(method, types.MethodDescriptorType)
-    module = method.__module__
+    # Where it was written; `__module__` may be that of a method that it wraps.
+    name = method.__globals__["__name__"]
+    module = sys.modules.get(name)
     return (
-        module.partition(".")[0] in ("asyncio", "socket", __package__)
-        and method.__globals__ is vars(sys.modules[module])
+        name.partition(".")[0] in ("asyncio", "socket", __package__)
+        and method.__globals__ is getattr(module, "__dict__", None)
     )
 
 
 def learn_originals(loop_class, asyncio_class):
     """Note what has to be in its place for a connection without a Python socket."""
-    classes = (loop_class, _OF_LOOP), (asyncio_class, _OF_ASYNCIO), (socket.socket, _OF_SOCKET)
+    classes = (loop_class, _OF_LOOP), (asyncio_class, _OF_LOOP), (socket.socket, _OF_SOCKET)
     if all(_is_original(getattr(cls, name)) for cls, names in classes for name in names):
         _native.learn_originals(*classes)
 

@@ -1,6 +1,7 @@
 """What asyncio calls to connect is called where a program has put something else in its place."""
 
 import asyncio
+import asyncio.unix_events
 import contextlib
 import contextvars
 import errno
@@ -150,6 +151,41 @@ async def test_another_module_of_sockets_is_used(loop, listener, monkeypatch):
     monkeypatch.setattr(asyncio.base_events, "socket", Module())
     await come_and_go(loop, listener.getsockname())
     assert "socket" in asked
+
+
+async def test_another_module_of_sockets_is_used_for_a_path(loop, tmp_path, monkeypatch):
+    class Module:
+        AF_UNIX, SOCK_STREAM = socket.AF_UNIX, socket.SOCK_STREAM
+
+        def socket(self, *args):
+            made.append(socket.socket(*args))
+            return made[-1]
+
+    made = []
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        monkeypatch.setattr(asyncio.unix_events, "socket", Module())
+        transport, protocol = await loop.create_unix_connection(Recorder, path)
+        transport.close()
+        await protocol.lost
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("where", ["loop", "class"])
+async def test_a_create_connection_of_a_programs_own_gets_sockets_of_python(loop, listener, where, monkeypatch):
+    async def create_connection(protocol_factory, host, port):
+        (info,) = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        sock = await loop._connect_sock([], info)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return await loop._create_connection_transport(sock, protocol_factory, None, None)
+
+    if where == "loop":
+        monkeypatch.setattr(loop, "create_connection", create_connection)
+    else:
+        monkeypatch.setattr(type(loop), "create_connection", staticmethod(create_connection))
+    await come_and_go(loop, listener.getsockname())
 
 
 def test_an_audit_hook_hears_of_it(loop_name):

@@ -77,10 +77,10 @@ struct Originals {
     of_socket: Methods,
     /// Of `of_loop`, to be looked up: each attribute that is set on a loop is.
     loop_names: Py<PyFrozenSet>,
-    /// The module that asyncio calls `socket`, and the names of both, where a program may have put
-    /// something else.
+    /// The module that asyncio calls `socket`, its names and those of asyncio's modules that make
+    /// sockets, where a program may have put something else.
     socket_module: Py<PyAny>,
-    asyncio_names: Py<PyDict>,
+    asyncio_names: [Py<PyDict>; 2],
     socket_names: Py<PyDict>,
 }
 
@@ -98,7 +98,10 @@ pub fn learn(of_loop: &Names<'_>, of_asyncio: &Names<'_>, of_socket: &Names<'_>)
         of_asyncio: Methods::new(of_asyncio)?,
         of_socket: Methods::new(of_socket)?,
         loop_names: PyFrozenSet::new(py, &of_loop.1)?.unbind(),
-        asyncio_names: py.import("asyncio.base_events")?.dict().unbind(),
+        asyncio_names: [
+            py.import("asyncio.base_events")?.dict().unbind(),
+            py.import("asyncio.unix_events")?.dict().unbind(),
+        ],
         socket_names: socket_module.dict().unbind(),
         socket_module: socket_module.into_any().unbind(),
     };
@@ -138,8 +141,12 @@ impl Originals {
     /// Whether asyncio finds the class where it looks for it.
     fn has_socket_class(&self, py: Python<'_>) -> PyResult<bool> {
         let name = intern!(py, "socket");
-        Ok(names(&self.asyncio_names, name, &self.socket_module)?
-            && names(&self.socket_names, name, self.of_socket.class.as_any())?)
+        for module in &self.asyncio_names {
+            if !names(module, name, &self.socket_module)? {
+                return Ok(false);
+            }
+        }
+        names(&self.socket_names, name, self.of_socket.class.as_any())
     }
 }
 
