@@ -382,7 +382,14 @@ impl PipeTransport {
         };
         inner.base.let_go();
         drop(inner.writer_context.take());
-        told.and(closed)
+        match (told, closed) {
+            // As of a `finally`.
+            (Err(first), Err(error)) => {
+                error.set_context(py, Some(first));
+                Err(error)
+            }
+            (told, closed) => told.and(closed),
+        }
     }
 
     #[getter]

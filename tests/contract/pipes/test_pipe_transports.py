@@ -223,6 +223,39 @@ async def test_what_connection_lost_raises_is_reported_and_the_pipe_is_closed(lo
 
 
 @EACH_WAY
+async def test_what_both_ends_raise_is_reported(loop, opened, reports, method):
+    """The pipe object's, raised while the protocol's was under way. (asyncio closes the pipe once more then.)"""
+
+    class Failing(Recorder):
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            raise ZeroDivisionError
+
+    class Pipe:
+        def __init__(self, file):
+            self.fileno = file.fileno
+            self.files = [file]
+
+        def close(self):
+            if self.files:
+                self.files.pop().close()
+                raise KeyError("the pipe's")
+
+    reader, writer = opened("pipe")
+    ours = reader if method == "connect_read_pipe" else writer
+    transport, protocol = await getattr(loop, method)(Failing, Pipe(ours))
+    transport.close()
+    await protocol.lost
+    exception = reports.take()["exception"]
+    assert isinstance(exception, KeyError)
+    assert isinstance(exception.__context__, ZeroDivisionError)
+    assert ours.closed
+    with warning_texts():
+        del transport, protocol, exception
+        gc.collect()
+
+
+@EACH_WAY
 async def test_connection_lost_is_never_called_in_close(loop, opened, method):
     transport, protocol, ours, _ = await connect(loop, opened, method)
     transport.close()
