@@ -439,8 +439,28 @@ async def test_a_factory_that_raises_fails_the_connection(loop, socket_pair):
         await loop.create_connection(factory, sock=socket_pair[0])
 
 
-# Where the factory fails, stock asyncio leaves the accepted socket to the garbage collector.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+# asyncio leaves the socket, and a transport that is half made, to the garbage collector.
+left_to_the_collector = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@left_to_the_collector
+@pytest.mark.parametrize("made", [None, 3, object()])
+async def test_a_factory_that_makes_no_protocol_fails_the_connection(loop, socket_pair, made):
+    with pytest.raises(AttributeError, match="object has no attribute 'connection_made'"):
+        await loop.create_connection(lambda: made, sock=socket_pair[0])
+    gc.collect()
+
+
+@left_to_the_collector
+async def test_a_factory_that_makes_no_protocol_fails_the_endpoint(loop):
+    with pytest.raises(AttributeError, match="object has no attribute 'connection_made'"):
+        await loop.create_datagram_endpoint(lambda: None, local_addr=("127.0.0.1", 0))
+    gc.collect()
+
+
+@left_to_the_collector
 @pytest.mark.parametrize("debug", [False, True])
 async def test_a_factory_that_raises_drops_the_client_and_the_server_goes_on(loop, reports, debug):
     protocols = []

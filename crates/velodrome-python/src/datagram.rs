@@ -142,6 +142,7 @@ impl DatagramTransport {
         let connection = Connection { extra: Some(extra.unbind()), ..connection };
         let event_loop = connection.event_loop;
         let header_bytes = if has_empty_datagrams(py) { HEADER_BYTES } else { 0 };
+        connection.refuse_no_protocol()?;
         let base = BaseTransport::new(number, &connection)?;
         hold_open(socket)?;
         let transport = Bound::new(

@@ -163,13 +163,17 @@ impl StreamTransport {
     ) -> PyResult<Bound<'py, Self>> {
         let event_loop = connection.event_loop;
         let py = event_loop.py();
+        let kind = protocol_kind(&connection.protocol)?;
+        if kind != ProtocolKind::Tls {
+            connection.refuse_no_protocol()?;
+        }
         let transport = Bound::new(
             py,
             StreamTransport(GilBound::new(Inner {
                 stream: Stream::new(event_loop.get().joins_writes(py)),
                 socket: RefCell::new(socket),
                 base: BaseTransport::new(fd, &connection)?,
-                protocol_kind: Cell::new(protocol_kind(&connection.protocol)?),
+                protocol_kind: Cell::new(kind),
                 server: RefCell::new(None),
                 empty_waiter: RefCell::new(None),
                 local_address,

@@ -42,6 +42,13 @@ impl<'a, 'py> Connection<'a, 'py> {
     ) -> Self {
         Connection { event_loop, protocol, waiter, extra, server: None, context: None }
     }
+
+    /// AttributeError for what a factory made that is no protocol, as a rule None: asyncio looks for
+    /// this method when it makes a transport.
+    pub fn refuse_no_protocol(&self) -> PyResult<()> {
+        let py = self.protocol.py();
+        self.protocol.getattr(intern!(py, "connection_made")).map(drop)
+    }
 }
 
 pub struct BaseTransport {
