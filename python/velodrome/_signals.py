@@ -48,6 +48,3 @@ class SignalMethods:
         if not self._signal_handlers and self._runs_with_wakeup_fd():
             with contextlib.suppress(ValueError):  # in another thread: nothing was taken away
                 signal.set_wakeup_fd(self._signal_fd())
-
-    def _has_signal_handlers(self):
-        return bool(self._signal_handlers)

@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -295,6 +296,25 @@ def test_a_python_handler_that_runs_before_the_first_sleep_is_heard(loop):
     loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
     loop.run_forever()
     assert seen == [signal.SIGUSR1]
+
+
+def test_a_python_handler_that_raises_as_the_run_ends_leaves_no_wakeup_descriptor(loop):
+    def end_in_a_signal():
+        # None of these runs Python code, in which the handler would raise.
+        loop.call_soon(signal.setitimer, signal.ITIMER_REAL, 0.001)
+        loop.call_soon(sum, range(1_000_000))
+        loop.call_soon(loop.stop)
+
+    loop.call_later(0.001, end_in_a_signal)  # after a sleep
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    assert signal.set_wakeup_fd(-1) == -1
+    assert sys.get_asyncgen_hooks() == (None, None)
+    assert not loop.is_running()
 
 
 def test_no_wakeup_descriptor_stays_behind(new_loop):

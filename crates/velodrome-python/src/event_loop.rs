@@ -331,19 +331,24 @@ impl Loop {
             WakeupFd::Untouched | WakeupFd::NotOurs => Ok(()),
         };
         state.thread.set(None);
-        imports.events.call_method1(py, intern!(py, "_set_running_loop"), (py.None(),))?;
-        slf.call_method1(intern!(py, "_set_coroutine_origin_tracking"), (false,))?;
-        let hooks = run.asyncgen_hooks.bind(py).cast::<PyTuple>()?;
-        imports.set_asyncgen_hooks.bind(py).call1(hooks.clone())?;
-        wakeup_fd
+        let no_loop = (py.None(),);
+        let running = imports.events.call_method1(py, intern!(py, "_set_running_loop"), no_loop);
+        let hooks = run.asyncgen_hooks.bind(py).cast::<PyTuple>().map_err(PyErr::from);
+        let hooks = hooks.and_then(|hooks| imports.set_asyncgen_hooks.bind(py).call1(hooks));
+        // The only one of Python code: a signal's handler may raise in it.
+        let tracking = intern!(py, "_set_coroutine_origin_tracking");
+        let tracking = slf.call_method1(tracking, (false,));
+        [wakeup_fd, running.map(drop), hooks.map(drop), tracking.map(drop)].into_iter().collect()
     }
 
+    /// Runs no Python code, in which the handler of a signal could raise before all is done: what
+    /// stays in place is written to after the loop has closed it.
     fn give_wakeup_fd_back(slf: &Bound<'_, Self>, users: RawFd) -> PyResult<()> {
         let py = slf.py();
         let set_wakeup_fd = loaded(py).set_wakeup_fd.bind(py);
         let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
         let keep_ours =
-            users == -1 && slf.call_method0(intern!(py, "_has_signal_handlers"))?.is_truthy()?;
+            users == -1 && slf.getattr(intern!(py, "_signal_handlers"))?.is_truthy()?;
         // The user may have closed it meanwhile: then nothing is put back.
         let present: c_int = set_wakeup_fd
             .call1((if keep_ours { ours } else { users },))
