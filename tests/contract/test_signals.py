@@ -302,7 +302,7 @@ def test_a_python_handler_that_raises_as_the_run_ends_leaves_no_wakeup_descripto
     def end_in_a_signal():
         # None of these runs Python code, in which the handler would raise.
         loop.call_soon(signal.setitimer, signal.ITIMER_REAL, 0.001)
-        loop.call_soon(sum, range(1_000_000))
+        loop.call_soon(sum, range(3_000_000))
         loop.call_soon(loop.stop)
 
     loop.call_later(0.001, end_in_a_signal)  # after a sleep
@@ -315,6 +315,29 @@ def test_a_python_handler_that_raises_as_the_run_ends_leaves_no_wakeup_descripto
     assert signal.set_wakeup_fd(-1) == -1
     assert sys.get_asyncgen_hooks() == (None, None)
     assert not loop.is_running()
+
+
+def test_a_python_handler_that_raises_costs_no_other_signal(loop):
+    seen = []
+
+    def signals():
+        # Both come while no Python code runs, and are found by the same look.
+        loop.call_soon(signal.setitimer, signal.ITIMER_VIRTUAL, 0.001)
+        loop.call_soon(signal.setitimer, signal.ITIMER_REAL, 0.001)
+        loop.call_soon(sum, range(3_000_000))
+
+    loop.add_signal_handler(signal.SIGVTALRM, seen.append, "loop's")
+    loop.call_later(0.001, signals)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+        loop.call_later(0.01, loop.stop)
+        loop.run_forever()
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        loop.remove_signal_handler(signal.SIGVTALRM)
+    assert seen == ["loop's"]
 
 
 def test_no_wakeup_descriptor_stays_behind(new_loop):

@@ -46,10 +46,13 @@ impl Host<PyKind> for PyHost<'_, '_> {
     }
 
     fn polled(&self, signals: &[u8]) -> PyResult<()> {
-        if !signals.is_empty() {
-            self.signalled(signals)?;
+        // As in asyncio, Python's own handlers come first. The numbers are out of the pipe: the loop's
+        // handlers hear of them, whatever those raise.
+        let checked = self.check_signals();
+        if signals.is_empty() {
+            return checked;
         }
-        self.check_signals()
+        checked.and(self.signalled(signals))
     }
 
     #[inline]
@@ -111,12 +114,12 @@ impl PyHost<'_, '_> {
             let users = unsafe { BorrowedFd::borrow_raw(users) };
             let _ = rustix::io::write(users, signals);
         }
-        for &signal in signals {
-            // 0 is no signal: somebody only wants the loop to wake up.
-            if signal != 0 {
-                self.event_loop.call_method1(intern!(py, "_handle_signal"), (signal,))?;
-            }
+        let mut result = Ok(());
+        // 0 is no signal: somebody only wants the loop to wake up.
+        for &signal in signals.iter().filter(|&&signal| signal != 0) {
+            let handled = self.event_loop.call_method1(intern!(py, "_handle_signal"), (signal,));
+            result = result.and(handled.map(drop));
         }
-        Ok(())
+        result
     }
 }
