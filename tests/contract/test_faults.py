@@ -52,6 +52,21 @@ def reported_by_transport(reports, transport, protocol, message):
     return context["exception"]
 
 
+def test_a_loop_whose_poller_was_closed_says_so(loop_name):
+    code = """
+    import os
+    loop = new_event_loop()
+    loop.call_later(0.001, os.closerange, 3, 1000)  # as programs do to become daemons
+    loop.call_later(1, loop.stop)
+    try:
+        loop.run_forever()
+    except OSError as error:
+        print(os.strerror(error.errno), loop.is_running(), flush=True)
+    os._exit(0)
+    """
+    assert run_child(loop_name, code).stdout == "Bad file descriptor False\n"
+
+
 # --- callbacks that raise -------------------------------------------------------------------------
 
 

@@ -43,7 +43,8 @@ pub trait Host<K: Kind> {
     /// changed.
     fn falls_asleep(&self) -> Result<bool, Self::Exit>;
 
-    /// What the run ends with if the loop cannot get the descriptors that it needs to sleep.
+    /// What the run ends with if the loop cannot get the descriptors that it needs to sleep, or if
+    /// somebody has closed them.
     fn cannot_sleep(&self, error: Error) -> Self::Exit;
 
     /// Runs a wait that may block, with whatever lock the host holds released.
@@ -224,7 +225,10 @@ impl<K: Kind> EventLoop<K> {
             }
         }
         let signals = match self.reactor.opened() {
-            Some(opened) => self.wait(host, opened, timeout_ns),
+            Some(opened) => {
+                let waited = self.wait(host, opened, timeout_ns);
+                waited.map_err(|error| host.cannot_sleep(error))?
+            }
             // Nothing was ever watched, and there is no need to sleep.
             None => Vec::new(),
         };
@@ -234,7 +238,12 @@ impl<K: Kind> EventLoop<K> {
     }
 
     /// Queues what the poller, and other threads meanwhile, have to tell. Returns the signals.
-    fn wait<H: Host<K>>(&self, host: &H, opened: &Opened, timeout_ns: Option<u64>) -> Vec<u8> {
+    fn wait<H: Host<K>>(
+        &self,
+        host: &H,
+        opened: &Opened,
+        timeout_ns: Option<u64>,
+    ) -> Result<Vec<u8>> {
         let poller = &opened.poller;
         let mut events = self.events.take().unwrap_or_default();
         // All that is ready runs before the timers that are due: what has arrived is not timed out.
@@ -246,10 +255,12 @@ impl<K: Kind> EventLoop<K> {
         } else {
             poller.wait(Some(0), &mut events)
         };
-        if waited.is_err() {
-            // Interrupted by a signal, which `polled` looks after. Nothing else can go wrong with an
-            // open poller and times that it can count.
-            events.clear();
+        match waited {
+            Ok(()) => {}
+            // Interrupted by a signal, which `polled` looks after.
+            Err(Error::INTR) => events.clear(),
+            // The poller is open no more, as somebody has closed what was not theirs.
+            Err(error) => return Err(error),
         }
         let found_nothing = timeout_ns == Some(0) && events.is_empty();
         self.ticks_allowed.set(if found_nothing {
@@ -260,7 +271,7 @@ impl<K: Kind> EventLoop<K> {
         self.take_inbox();
         let signals = self.take_events(opened, &mut events);
         self.events.set(Some(events));
-        signals
+        Ok(signals)
     }
 
     /// How long the poll may sleep; `None` without end.
