@@ -171,6 +171,26 @@ def test_timers_of_one_time_run_in_the_order_of_registration():
     assert ran == list(range(500))
 
 
+def test_a_stop_in_another_thread_is_heard_before_the_first_sleep():
+    loop = velodrome.new_event_loop()
+
+    def stop(frame, event, argument):
+        if event == "call":
+            loop.stop()
+
+    def run():
+        # What is called in Python once the loop has nothing to do is called on its way to sleep.
+        loop.call_soon(sys.setprofile, stop)
+        loop.run_forever()
+        sys.setprofile(None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    loop.close()
+
+
 PUBLIC_METHODS = [
     name
     for name, method in inspect.getmembers(asyncio.SelectorEventLoop, callable)

@@ -303,7 +303,7 @@ impl Loop {
     }
 
     /// In the main thread, a signal must end the poller's sleep: the first sleep of a run puts our
-    /// descriptor in place. Returns whether this call did.
+    /// descriptor in place. Returns whether code in Python has run.
     pub fn take_wakeup_fd(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let py = slf.py();
         let wakeup_fd = &slf.get().state(py).wakeup_fd;
@@ -314,7 +314,7 @@ impl Loop {
         let main: Option<usize> = main_thread.bind(py).getattr(intern!(py, "ident"))?.extract()?;
         if main != Some(thread_ident()) {
             wakeup_fd.set(WakeupFd::NotOurs);
-            return Ok(false);
+            return Ok(true);
         }
         let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
         let users: c_int = loaded(py).set_wakeup_fd.call1(py, (ours,))?.extract(py)?;
