@@ -213,7 +213,8 @@ def _run_task_on_stand_in(learnt):
         # A task that does it in another way is not recognised, and all is well.
         with contextlib.suppress(Exception):
             future = asyncio.Future(loop=loop)
-            task = asyncio.Task(wait(future), loop=loop)
+            # With a name: who has none is counted, and a program's first task is Task-1.
+            task = asyncio.Task(wait(future), loop=loop, name=__name__)
             (step,) = loop.calls
             step()
             future.set_result(None)

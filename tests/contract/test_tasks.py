@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from support import start_child, wait_until_idle
+from support import run_child, start_child, wait_until_idle
 
 variable = contextvars.ContextVar("variable", default="default")
 
@@ -92,6 +92,16 @@ async def test_a_task_has_a_name_anyway(loop):
     task = loop.create_task(value_of(1))
     assert task.get_name().startswith("Task-")
     await task
+
+
+def test_the_first_task_of_a_program_is_the_first(loop_name):
+    code = """
+    import asyncio
+    loop = new_event_loop()
+    print(loop.create_task(asyncio.sleep(0)).get_name())
+    loop.run_until_complete(asyncio.sleep(0))
+    """
+    assert run_child(loop_name, code).stdout == "Task-1\n"
 
 
 async def test_create_task_takes_a_context(loop):
