@@ -346,6 +346,24 @@ def test_debug_can_be_turned_on_and_off_during_the_run(loop):
     assert sys.get_coroutine_origin_tracking_depth() == before
 
 
+def test_a_timer_of_a_programs_own_class_may_use_the_loop(loop, monkeypatch):
+    seen = []
+
+    class Timer(asyncio.TimerHandle):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "_scheduled":
+                loop.call_soon(seen.append, value)
+
+    for module in (asyncio, asyncio.events):
+        monkeypatch.setattr(module, "TimerHandle", Timer)
+    loop.call_later(0.001, seen.append, "ran")
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    assert "ran" in seen
+    assert False in seen[seen.index("ran") :]
+
+
 def test_debug_turned_on_during_the_run_is_complete_at_once(loop, caplog):
     loop.set_debug(False)
     loop.slow_callback_duration = 0

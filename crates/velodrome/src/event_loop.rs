@@ -315,7 +315,9 @@ impl<K: Kind> EventLoop<K> {
         loop {
             let due = self.timers.borrow_mut().pop_due(now_ns);
             let Some(timer) = due else { break };
-            self.ready.borrow_mut().push_back(timer.into());
+            // First: it may be code of the host's.
+            let callback = timer.into();
+            self.ready.borrow_mut().push_back(callback);
         }
     }
 
