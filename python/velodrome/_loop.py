@@ -119,7 +119,6 @@ class Loop(  # type: ignore[misc]
     """An asyncio event loop."""
 
     def __init__(self) -> None:
-        self._set_up(type(self) is Loop, type(self).time is not Loop.time)
         self._children: set[SubprocessTransport] = set()
         _AsyncioLoop.__init__(self, _RegistryView(self))  # type: ignore[arg-type]
 

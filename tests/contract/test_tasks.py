@@ -562,6 +562,24 @@ async def test_a_foreign_future_gets_a_handle_for_its_waiter(loop):
     assert isinstance(handle, asyncio.Handle)
 
 
+async def test_a_call_soon_put_on_the_class_sees_handles(loop, monkeypatch):
+    original, handles = type(loop).call_soon, []
+
+    def call_soon(self, callback, *args, **keywords):
+        handles.append(original(self, callback, *args, **keywords))
+        return handles[-1]
+
+    monkeypatch.setattr(type(loop), "call_soon", call_soon)
+    await asyncio.sleep(0)
+    await loop.create_task(asyncio.sleep(0))
+    monkeypatch.undo()
+    count = len(handles)
+    await asyncio.sleep(0)
+    assert count >= 3
+    assert len(handles) == count
+    assert all(isinstance(handle, asyncio.Handle) for handle in handles)
+
+
 async def test_a_call_soon_put_on_the_loop_sees_handles(loop):
     original, handles = loop.call_soon, []
 

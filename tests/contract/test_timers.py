@@ -323,6 +323,69 @@ def test_timers_follow_the_time_of_a_subclass(new_loop):
     loop.close()
 
 
+def test_timers_follow_a_time_put_on_the_class(loop, monkeypatch):
+    ran = []
+    loop.call_later(3600, ran.append, 1)
+    with monkeypatch.context() as patch:
+        clock = OtherClock(loop.time)
+        patch.setattr(type(loop), "time", lambda self: clock())
+        assert not has_run(loop, ran)
+        clock.ahead = 3600
+        assert has_run(loop, ran)
+        late = loop.call_later(3600, ran.append, 2)
+        assert late.when() >= loop.time() + 3599
+        late.cancel()
+    ran.clear()
+    later = loop.call_later(3600, ran.append, 3)
+    assert later.when() < late.when()
+    assert not has_run(loop, ran)
+    later.cancel()
+
+
+def noting(call_at, calls):
+    def noting_call_at(*args, **keywords):
+        calls.append(args)
+        return call_at(*args, **keywords)
+
+    return noting_call_at
+
+
+def test_call_later_calls_a_call_at_put_on_the_loop(loop):
+    calls = []
+    loop.call_at = noting(loop.call_at, calls)
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert len(calls) == 1
+    del loop.call_at
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert len(calls) == 1
+
+
+def test_call_later_calls_a_call_at_put_on_the_class(loop, monkeypatch):
+    calls = []
+    loop.run_until_complete(asyncio.sleep(0.001))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(loop), "call_at", noting(type(loop).call_at, calls))
+        loop.run_until_complete(asyncio.sleep(0.001))
+    assert len(calls) == 1
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert len(calls) == 1
+
+
+def test_call_later_calls_the_call_at_of_a_subclass(new_loop):
+    with contextlib.closing(new_loop()) as loop:
+        base = type(loop)
+
+    calls = []
+
+    class Noting(base):
+        call_at = noting(base.call_at, calls)
+
+    loop = Noting()
+    loop.run_until_complete(asyncio.sleep(0.001))
+    loop.close()
+    assert len(calls) == 1
+
+
 def test_a_time_that_stands_still(loop):
     loop.time = lambda: 100
     order = []

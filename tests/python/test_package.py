@@ -145,7 +145,7 @@ def test_the_policy_gives_each_thread_a_loop_of_its_own():
 
 
 def test_a_subclass_may_override_what_runs_often():
-    """The quick ways past the interpreter are for the loop's exact type; a subclass sees every call."""
+    """The quick ways past the interpreter are for the loop's own methods; a subclass's sees every call."""
     calls = []
 
     class Counting(velodrome.Loop):

@@ -6,6 +6,7 @@
 //! inherited from the running Python, and debug mode hands every registration to asyncio's own
 //! code, which then comes back through [`ReadyQueue`].
 
+mod overrides;
 mod scheduling;
 
 use std::{
@@ -37,6 +38,7 @@ use crate::{
     transport::StreamTransport,
 };
 
+pub use overrides::Methods;
 pub use scheduling::{METHODS, new_future};
 use scheduling::{deadline_ns, push_from_any_thread};
 
@@ -46,13 +48,9 @@ pub struct State {
     /// The thread that runs the loop, by Python's identity.
     thread: Cell<Option<usize>>,
     debug: Cell<bool>,
-    /// `call_soon` is the package's own: no subclass and no program has put another in its place,
-    /// which would see what ours returns.
-    exact: Cell<bool>,
+    overrides: overrides::Overrides,
     /// A program has put a method of its own in the place of one that asyncio's code calls.
     own_methods: Cell<bool>,
-    /// Whether the class, and whether the loop itself, has another `time` than the package's.
-    own_clock: [Cell<bool>; 2],
     task_factory: RefCell<Option<Py<PyAny>>>,
     /// `{"loop": loop}`, once there was a future or task.
     loop_keyword: RefCell<Option<Py<PyDict>>>,
@@ -249,12 +247,6 @@ struct Run {
 }
 
 impl Loop {
-    /// Whether a program's own `time` stands in place of ours.
-    #[inline]
-    pub fn has_own_clock(&self, py: Python<'_>) -> bool {
-        self.state(py).own_clock.iter().any(Cell::get)
-    }
-
     #[cold]
     pub fn own_now_ns(slf: &Bound<'_, Self>) -> PyResult<u64> {
         // Rounded as deadlines are: a timer for just this time is due.
@@ -347,8 +339,7 @@ impl Loop {
         let py = slf.py();
         let set_wakeup_fd = loaded(py).set_wakeup_fd.bind(py);
         let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
-        let keep_ours =
-            users == -1 && slf.getattr(intern!(py, "_signal_handlers"))?.is_truthy()?;
+        let keep_ours = users == -1 && slf.getattr(intern!(py, "_signal_handlers"))?.is_truthy()?;
         // The user may have closed it meanwhile: then nothing is put back.
         let present: c_int = set_wakeup_fd
             .call1((if keep_ours { ours } else { users },))
@@ -377,9 +368,8 @@ impl Loop {
             model: RefCell::new(Some(EventLoop::new())),
             thread: Cell::new(None),
             debug: Cell::new(false),
-            exact: Cell::new(false),
+            overrides: overrides::Overrides::default(),
             own_methods: Cell::new(false),
-            own_clock: [const { Cell::new(false) }; 2],
             task_factory: RefCell::new(None),
             loop_keyword: RefCell::default(),
             deferred: RefCell::default(),
@@ -393,24 +383,13 @@ impl Loop {
         })))
     }
 
-    /// Called by the package's `Loop.__init__`: `exact` says that the class is not a subclass,
-    /// `own_clock` that it has another `time`.
-    fn _set_up(&self, py: Python<'_>, exact: bool, own_clock: bool) {
-        self.state(py).exact.set(exact);
-        self.state(py).own_clock[0].set(own_clock);
-    }
-
-    /// As of any object, but some attributes are noted: a `call_soon` put on the loop sees what ours
-    /// returns, so steps of tasks get handles from then on; a `time` decides when timers are due;
-    /// what asyncio calls to connect is called from then on.
+    /// As of any object, but some attributes are noted: those of `overrides.rs`, and what asyncio
+    /// calls to connect, which is called from then on.
     fn __setattr__(
         slf: &Bound<'_, Self>,
         name: &Bound<'_, PyString>,
         value: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        if name == "call_soon" {
-            slf.get().state(slf.py()).exact.set(false);
-        }
         if originals::is_learnt_name(slf.py(), name)? {
             slf.get().state(slf.py()).own_methods.set(true);
         }
@@ -421,9 +400,7 @@ impl Loop {
         if failed {
             return Err(PyErr::fetch(slf.py()));
         }
-        if name == "time" {
-            slf.get().state(slf.py()).own_clock[1].set(true);
-        }
+        Self::attribute_changed(slf, name, true);
         Ok(())
     }
 
@@ -435,12 +412,7 @@ impl Loop {
         if failed {
             return Err(PyErr::fetch(slf.py()));
         }
-        if name == "time" {
-            slf.get().state(slf.py()).own_clock[1].set(false);
-            if let Ok(model) = slf.get().model(slf.py()) {
-                model.reset_clock();
-            }
-        }
+        Self::attribute_changed(slf, name, false);
         Ok(())
     }
 

@@ -57,6 +57,34 @@ pub fn add_methods(class: &Bound<'_, PyType>, methods: &[Method]) -> PyResult<()
     Ok(())
 }
 
+/// Whether it is a descriptor that [`add_methods`] made for this function.
+pub fn is_method(object: &Bound<'_, PyAny>, function: RawMethod) -> bool {
+    // SAFETY: a live object. The method descriptors of the interpreter, whose class cannot be
+    // subclassed, have a definition, and its flags say which function is in it.
+    unsafe {
+        if ffi::Py_TYPE(object.as_ptr()) != (&raw mut ffi::PyMethodDescr_Type) {
+            return false;
+        }
+        let definition = (*object.as_ptr().cast::<ffi::PyMethodDescrObject>()).d_method;
+        (*definition).ml_flags == ffi::METH_FASTCALL | ffi::METH_KEYWORDS
+            && std::ptr::fn_addr_eq((*definition).ml_meth.PyCFunctionFastWithKeywords, function)
+    }
+}
+
+/// The number that a class keeps while nothing of it or of those above it changes; 0 is none.
+#[inline]
+pub fn version(class: &Bound<'_, PyType>) -> u32 {
+    // SAFETY: a live class; the interpreter writes the number with the GIL held.
+    unsafe { (*class.as_type_ptr()).tp_version_tag }
+}
+
+/// The [`version`] of an object's class.
+#[inline]
+pub fn class_version(object: &Bound<'_, PyAny>) -> u32 {
+    // SAFETY: as above: a live object's class lives.
+    unsafe { (*ffi::Py_TYPE(object.as_ptr())).tp_version_tag }
+}
+
 /// The arguments of one call, borrowed from the caller.
 #[derive(Clone, Copy)]
 pub struct Arguments<'a, 'py> {

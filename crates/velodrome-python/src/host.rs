@@ -8,7 +8,7 @@ use velodrome::Host;
 use crate::{
     callback::{Callback, PyKind},
     error::os_error,
-    event_loop::Loop,
+    event_loop::{Loop, Methods},
     imports::seam,
 };
 
@@ -57,7 +57,7 @@ impl Host<PyKind> for PyHost<'_, '_> {
 
     #[inline]
     fn now_ns(&self) -> PyResult<Option<u64>> {
-        if self.event_loop.get().has_own_clock(self.event_loop.py()) {
+        if Loop::overrides(self.event_loop, Methods::TIME) {
             return Loop::own_now_ns(self.event_loop).map(Some);
         }
         Ok(None)

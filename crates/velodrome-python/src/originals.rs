@@ -17,7 +17,7 @@ use pyo3::{
     types::{PyDict, PyFrozenSet, PyString, PyType},
 };
 
-use crate::{event_loop::Loop, gil::GilBound};
+use crate::{event_loop::Loop, fast, gil::GilBound};
 
 /// A class, and what was found under some names of it.
 struct Methods {
@@ -42,14 +42,13 @@ impl Methods {
         })
     }
 
-    fn present_version(&self) -> u32 {
-        // SAFETY: a live class; the interpreter writes the number with the GIL held.
-        unsafe { (*self.class.as_ptr().cast::<ffi::PyTypeObject>()).tp_version_tag }
+    fn present_version(&self, py: Python<'_>) -> u32 {
+        fast::version(self.class.bind(py))
     }
 
     #[inline]
     fn are_in_place(&self, py: Python<'_>) -> PyResult<bool> {
-        let version = self.present_version();
+        let version = self.present_version(py);
         if version != 0 && version == self.version.get() {
             return Ok(true);
         }
@@ -65,7 +64,7 @@ impl Methods {
             }
         }
         // Looking has given the class a version again.
-        self.version.set(self.present_version());
+        self.version.set(self.present_version(py));
         Ok(true)
     }
 }

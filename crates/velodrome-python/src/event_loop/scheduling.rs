@@ -17,7 +17,7 @@ use pyo3::{
 };
 use velodrome::Inbox;
 
-use super::Loop;
+use super::{Loop, Methods};
 use crate::{
     call::{Call, Held, borrowed, copy_context, owned},
     callback::{Callback, Timer},
@@ -131,7 +131,7 @@ fn call_soon<'py>(
     // A collection may run in here: nothing of the loop is borrowed.
     let call = held_call(py, registration, false)?;
     let is_step = registration.context.is_some()
-        && state.exact.get()
+        && !Loop::overrides(slf, Methods::CALL_SOON)
         && loaded(py).step_lane.recognises(registration.callback, registration.arguments);
     if is_step {
         slf.get().model(py)?.call_soon(Callback::Call(call));
@@ -280,7 +280,7 @@ fn call_later<'py>(
     arguments: Arguments<'_, 'py>,
 ) -> PyResult<Py<PyAny>> {
     let state = slf.get().state(py);
-    if state.debug.get() || slf.get().has_own_clock(py) {
+    if state.debug.get() || Loop::overrides(slf, Methods::TIME.or(Methods::CALL_AT)) {
         return Loop::base(slf, "call_later", arguments);
     }
     let (delay, registration) =
