@@ -189,6 +189,22 @@ def test_only_the_main_thread_adds_signal_handlers(loop):
 # --- Python's own signal handling -----------------------------------------------------------------
 
 
+def test_a_loop_runs_in_a_main_thread_to_which_no_signals_come(new_loop, monkeypatch):
+    """Where Python is embedded, `threading` takes the thread that imported it for the main one."""
+    results = []
+
+    def run():
+        monkeypatch.setattr(threading, "_main_thread", threading.current_thread())
+        with contextlib.closing(new_loop()) as loop:
+            results.append(loop.run_until_complete(asyncio.sleep(0.001, "result")))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    monkeypatch.undo()
+    assert results == ["result"]
+
+
 def test_a_python_handler_runs_while_the_loop_is_idle(loop):
     seen = []
 

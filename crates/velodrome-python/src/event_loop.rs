@@ -18,7 +18,7 @@ use std::{
 
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::PyRuntimeError,
+    exceptions::{PyRuntimeError, PyValueError},
     ffi, intern,
     prelude::*,
     types::{PyDict, PyInt, PyString, PyTuple, PyType},
@@ -309,7 +309,15 @@ impl Loop {
             return Ok(true);
         }
         let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
-        let users: c_int = loaded(py).set_wakeup_fd.call1(py, (ours,))?.extract(py)?;
+        let users = match loaded(py).set_wakeup_fd.call1(py, (ours,)) {
+            // To the interpreter it is not the main thread, to `threading` it is: where Python is
+            // embedded, that is the thread that was there first.
+            Err(error) if error.is_instance_of::<PyValueError>(py) => {
+                wakeup_fd.set(WakeupFd::NotOurs);
+                return Ok(true);
+            }
+            users => users?.extract::<c_int>(py)?,
+        };
         wakeup_fd.set(WakeupFd::Ours { users: if users == ours { -1 } else { users } });
         Ok(true)
     }
