@@ -300,6 +300,30 @@ def test_the_wakeup_descriptor_of_the_user_hears_of_a_signal(loop, socket_pair, 
     assert other.recv(10) == bytes([signal.SIGUSR1])
 
 
+@pytest.mark.parametrize("own_handler", [False, True])
+def test_the_wakeup_descriptor_of_the_user_hears_of_a_signal_in_the_last_turn(loop, socket_pair, own_handler):
+    one, other = socket_pair
+    seen = []
+
+    def end():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        loop.stop()
+
+    if own_handler:
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, "signal")
+    else:
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    signal.set_wakeup_fd(one.fileno(), warn_on_full_buffer=False)
+    loop.call_later(0.001, end)
+    loop.run_forever()
+    assert other.recv(10) == bytes([signal.SIGUSR1])
+    assert seen == []
+    if not own_handler:
+        assert signal.set_wakeup_fd(-1) == one.fileno()
+    else:
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+
 def test_a_python_handler_that_runs_before_the_first_sleep_is_heard(loop):
     seen = []
 

@@ -31,7 +31,7 @@ use crate::{
     fast::Arguments,
     gil::GilBound,
     handle::Handle,
-    host::PyHost,
+    host::{PyHost, tell_user},
     imports::{imports, loaded},
     originals,
     tls::TlsTransport,
@@ -347,15 +347,20 @@ impl Loop {
         let py = slf.py();
         let set_wakeup_fd = loaded(py).set_wakeup_fd.bind(py);
         let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
-        let keep_ours = users == -1 && slf.getattr(intern!(py, "_signal_handlers"))?.is_truthy()?;
-        // The user may have closed it meanwhile: then nothing is put back.
-        let present: c_int = set_wakeup_fd
-            .call1((if keep_ours { ours } else { users },))
-            .or_else(|_| set_wakeup_fd.call1((-1,)))?
-            .extract()?;
+        let has_handlers = slf.getattr(intern!(py, "_signal_handlers"))?.is_truthy()?;
+        let next = if users == -1 && has_handlers { ours } else { users };
+        let (present, is_back) = match set_wakeup_fd.call1((next,)) {
+            Ok(present) => (present, users >= 0),
+            // The user has closed it meanwhile: nothing is put back.
+            Err(_) => (set_wakeup_fd.call1((-1,))?, false),
+        };
+        let present: c_int = present.extract()?;
         if present != ours {
             // Somebody set another one during the run: it stays, unless it is closed by now.
             let _ = set_wakeup_fd.call1((present,));
+        } else if is_back {
+            // It hears of those of the last turn; the loop's own handlers do so in the next run.
+            tell_user(users, &slf.get().model(py)?.signals_since_poll(has_handlers));
         }
         Ok(())
     }

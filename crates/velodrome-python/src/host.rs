@@ -1,6 +1,6 @@
 //! Runs a loop's callbacks: what the model asks of Python.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
 use pyo3::{ffi, intern, prelude::*};
 use velodrome::Host;
@@ -68,6 +68,16 @@ impl Host<PyKind> for PyHost<'_, '_> {
     }
 }
 
+/// The user's wake-up descriptor, if there is one, hears of signals as if it were in place.
+pub fn tell_user(users: RawFd, signals: &[u8]) {
+    if users >= 0 && !signals.is_empty() {
+        // SAFETY: the user put it in place as a wake-up descriptor and answers for it; a write to a
+        // descriptor that was closed meanwhile fails.
+        let users = unsafe { BorrowedFd::borrow_raw(users) };
+        let _ = rustix::io::write(users, signals);
+    }
+}
+
 impl PyHost<'_, '_> {
     /// Python-level signal handlers run here; what they raise leaves the loop.
     #[inline]
@@ -106,14 +116,7 @@ impl PyHost<'_, '_> {
     #[cold]
     fn signalled(&self, signals: &[u8]) -> PyResult<()> {
         let py = self.event_loop.py();
-        let users = self.event_loop.get().user_wakeup_fd(py);
-        if users >= 0 {
-            // The user's descriptor hears of them as if it were in place.
-            // SAFETY: the user put it in place as a wake-up descriptor and answers for it; a
-            // write to a descriptor that was closed meanwhile fails.
-            let users = unsafe { BorrowedFd::borrow_raw(users) };
-            let _ = rustix::io::write(users, signals);
-        }
+        tell_user(self.event_loop.get().user_wakeup_fd(py), signals);
         let mut result = Ok(());
         // 0 is no signal: somebody only wants the loop to wake up.
         for &signal in signals.iter().filter(|&&signal| signal != 0) {

@@ -381,6 +381,17 @@ impl<K: Kind> EventLoop<K> {
         Ok(self.reactor.open()?.signals.writer())
     }
 
+    /// The signal numbers that arrived since the last poll. If they are to be kept, the next poll tells
+    /// of them, too.
+    pub fn signals_since_poll(&self, keep: bool) -> Vec<u8> {
+        let Some(opened) = self.reactor.opened() else { return Vec::new() };
+        let numbers = opened.signals.take();
+        if keep {
+            opened.signals.put_back(&numbers);
+        }
+        numbers
+    }
+
     /// Whether this process is a forked child that inherited the loop from its parent.
     pub fn is_inherited(&self) -> bool {
         !self.maker.is_current()

@@ -39,6 +39,14 @@ impl SignalPipe {
         }
         numbers
     }
+
+    /// Brings numbers back, behind those that arrived meanwhile.
+    pub fn put_back(&self, numbers: &[u8]) {
+        if !numbers.is_empty() {
+            // There is room: they came from there.
+            let _ = io::write(&self.writer, numbers);
+        }
+    }
 }
 
 impl AsFd for SignalPipe {

@@ -360,6 +360,23 @@ fn signal_numbers_come_out_in_the_loop() {
 }
 
 #[test]
+fn signal_numbers_of_the_last_turn_are_to_be_had_and_may_be_kept() {
+    let program = Program::new(Clock::default());
+    assert_eq!(program.event_loop.signals_since_poll(true), []);
+    let fd = program.event_loop.signal_writer().unwrap();
+    // SAFETY: the loop keeps the pipe open while it lives.
+    let pipe = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    rustix::io::write(pipe, &[2, 15]).unwrap();
+    assert_eq!(program.event_loop.signals_since_poll(true), [2, 15]);
+    assert_eq!(program.event_loop.signals_since_poll(false), [2, 15]);
+    rustix::io::write(pipe, &[10]).unwrap();
+    assert_eq!(program.event_loop.signals_since_poll(true), [10]);
+    program.event_loop.stop();
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["signal 10"]);
+}
+
+#[test]
 fn clearing_drops_everything_that_waits() {
     let program = Program::new(Clock::default());
     let kept = Rc::new(());
