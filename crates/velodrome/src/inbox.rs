@@ -251,7 +251,9 @@ mod interleavings {
             let inbox = Arc::new(Inbox::new(Flag::default()));
             let senders = [1, 2].map(|number| {
                 let inbox = Arc::clone(&inbox);
-                thread::spawn(move || inbox.push(number))
+                thread::spawn(move || {
+                    inbox.push(number);
+                })
             });
             let mut taken = receive(&inbox, 2);
             taken.sort_unstable();
