@@ -52,7 +52,7 @@ pub struct State {
     /// A program has put a method of its own in the place of one that asyncio's code calls.
     own_methods: Cell<bool>,
     task_factory: RefCell<Option<Py<PyAny>>>,
-    /// `{"loop": loop}`, once there was a future or task.
+    /// `{"loop": loop}`, once there was a future or task in this run.
     loop_keyword: RefCell<Option<Py<PyDict>>>,
     /// Transports that hold writes back until the end of the batch.
     deferred: RefCell<Vec<Deferred>>,
@@ -331,6 +331,7 @@ impl Loop {
             WakeupFd::Untouched | WakeupFd::NotOurs => Ok(()),
         };
         state.thread.set(None);
+        drop(state.loop_keyword.take());
         let no_loop = (py.None(),);
         let running = imports.events.call_method1(py, intern!(py, "_set_running_loop"), no_loop);
         let hooks = run.asyncgen_hooks.bind(py).cast::<PyTuple>().map_err(PyErr::from);

@@ -422,8 +422,8 @@ fn call_c_class<'py>(
         None => {
             let keyword = PyDict::new(py);
             keyword.set_item(intern!(py, "loop"), slf)?;
-            if slf.get().model(py).is_ok() {
-                // Not of a closed loop, which would keep itself alive.
+            if slf.get().is_running(py) {
+                // Only during a run, at whose end it goes: it keeps the loop alive.
                 known.replace(Some(keyword.clone().unbind()));
             }
             keyword
