@@ -101,7 +101,7 @@ class NameMethods:
 
     def _look_up(self, function, *arguments):
         self._check_closed()
-        if self._resolver is None:
+        if self._resolver is None or not self._resolver.is_here():
             from ._resolver import Resolver  # most loops are given addresses
 
             self._resolver = Resolver(self)
@@ -109,6 +109,6 @@ class NameMethods:
 
     def _close_resolver(self):
         # The threads of a parent process are not here, but a lock of theirs may be.
-        if self._resolver is not None and not self._is_inherited():
+        if self._resolver is not None and self._resolver.is_here():
             self._resolver.close()
         self._resolver = None

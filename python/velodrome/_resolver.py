@@ -12,6 +12,7 @@ resolver by a weak reference alone: a thread that waits, or is busy, keeps no lo
 import asyncio.futures
 import collections
 import itertools
+import os
 import threading
 import weakref
 from asyncio.log import logger
@@ -30,6 +31,11 @@ class Resolver:
         self._futures = {}
         self._numbers = itertools.count()
         self._pool = _Pool(self)
+        self._process = os.getpid()
+
+    def is_here(self):
+        """Whether the threads are this process's, and not its parent's."""
+        return self._process == os.getpid()
 
     async def look_up(self, function, arguments):
         """Call the function in a thread, and return or raise what it does.

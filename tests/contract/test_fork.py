@@ -110,6 +110,69 @@ def test_what_the_child_does_to_its_copy_leaves_the_parents_watching(loop_name):
     assert run(loop_name, code) == ["b'parent'"]
 
 
+def test_a_child_may_go_on_with_the_loop_of_its_parent(loop_name):
+    code = """
+    import socket
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    loop = new_event_loop()
+    received = []
+    loop.add_reader(one, lambda: received.append(one.recv(10)))
+    loop.run_until_complete(asyncio.sleep(0.001))
+
+    async def wait():
+        timer = loop.call_later(10, print, "nothing came")
+        while not received:
+            await asyncio.sleep(0.001)
+        timer.cancel()
+        return received.pop()
+
+    def child():
+        other.send(b"child")
+        two, more = socket.socketpair()  # watched before the child runs the loop
+        loop.add_reader(two, lambda: received.append(two.recv(10)))
+        print(loop.run_until_complete(wait()))
+        more.send(b"more")
+        print(loop.run_until_complete(wait()))
+        loop.remove_reader(two)
+        print(loop.run_until_complete(echo()))
+        loop.remove_reader(one)
+        loop.close()
+
+    in_child(child)
+    other.send(b"parent")
+    print(loop.run_until_complete(wait()))
+    loop.remove_reader(one)
+    loop.close()
+    """
+    # asyncio's child shares its parent's poller, and takes the reader out of it.
+    expected = ["b'child'", "b'more'", "echoed", "b'parent'"]
+    if loop_name == "asyncio":
+        code = code.replace("loop.remove_reader(one)\n        loop.close()", "pass")
+    assert run(loop_name, code) == expected
+
+
+def test_a_child_looks_names_up_in_threads_of_its_own(loop_name):
+    if loop_name == "asyncio":
+        pytest.skip("the child waits for the executor's threads, which are its parent's")
+    code = """
+    loop = new_event_loop()
+
+    def look_up():
+        return bool(loop.run_until_complete(loop.getaddrinfo("localhost", 80)))
+
+    def child():
+        print("child", look_up())
+        loop.close()
+
+    print("parent", look_up())
+    in_child(child)
+    print("parent", look_up())
+    loop.close()
+    """
+    assert run(loop_name, code) == ["parent", "True", "child", "True", "parent", "True"]
+
+
 def test_a_child_gets_its_own_signals(loop_name):
     code = """
     def child():

@@ -90,7 +90,8 @@ pub struct EventLoop<K: Kind> {
     timers: RefCell<Timers<K::Timer>>,
     inbox: Arc<Inbox<K::Callback>>,
     reactor: Reactor<K::Source>,
-    maker: Process,
+    /// Made it, or has taken it over.
+    owner: Cell<Process>,
     /// Reused by every poll; taken out while one is under way.
     events: Cell<Option<Events>>,
     stopping: Cell<bool>,
@@ -126,7 +127,7 @@ impl<K: Kind> EventLoop<K> {
             timers: RefCell::default(),
             inbox,
             reactor: Reactor::new(waker),
-            maker: Process::current(),
+            owner: Cell::new(Process::current()),
             events: Cell::new(None),
             stopping: Cell::new(false),
             turn: Cell::new(0),
@@ -138,9 +139,14 @@ impl<K: Kind> EventLoop<K> {
     }
 
     /// Runs ticks until one ends with `stop` called. The first tick always polls.
+    ///
+    /// A forked child that runs its parent's loop gets descriptors of its own for it.
     pub fn run<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
         self.ticks_without_poll.set(MAX_TICKS_WITHOUT_POLL);
         self.ticks_allowed.set(TICKS_WITHOUT_POLL);
+        // A child may run what its parent has made.
+        self.reactor.take_over().map_err(|error| host.cannot_sleep(error))?;
+        self.owner.set(Process::current());
         let result = loop {
             if let Err(exit) = self.tick(host) {
                 break Err(exit);
@@ -392,9 +398,10 @@ impl<K: Kind> EventLoop<K> {
         numbers
     }
 
-    /// Whether this process is a forked child that inherited the loop from its parent.
+    /// Whether this process is a forked child that inherited the loop from its parent, and has not run
+    /// it.
     pub fn is_inherited(&self) -> bool {
-        !self.maker.is_current()
+        !self.owner.get().is_current()
     }
 
     /// Drops every callback, timer and source. Nothing is borrowed while they are dropped.

@@ -12,7 +12,7 @@
 //! and the next owner of the number simply replaces it.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     sync::Arc,
 };
@@ -20,6 +20,7 @@ use std::{
 use crate::{
     Error, Result,
     poller::{Event, Interest, Poller, Readiness, Token},
+    process::Process,
     signal::SignalPipe,
     waker::Waker,
 };
@@ -52,6 +53,7 @@ pub struct Reactor<S> {
 pub(crate) struct Opened {
     pub poller: Poller,
     pub signals: SignalPipe,
+    owner: Cell<Process>,
 }
 
 impl<S: Clone> Reactor<S> {
@@ -73,7 +75,37 @@ impl<S: Clone> Reactor<S> {
         let (poller, signals) = (Poller::new()?, SignalPipe::new()?);
         poller.add(self.waker.open()?, Token::WAKER, Interest::READ)?;
         poller.add(signals.as_fd(), Token::SIGNAL, Interest::READ)?;
-        Ok(self.opened.get_or_init(|| Opened { poller, signals }))
+        Ok(self.opened.get_or_init(|| Opened {
+            poller,
+            signals,
+            owner: Cell::new(Process::current()),
+        }))
+    }
+
+    /// In a child whose parent has opened it: gets a poller, a waker and a pipe of its own, which watch
+    /// what was registered. The parent's stay as they are. May be called again if it fails.
+    pub(crate) fn take_over(&self) -> Result<()> {
+        let Some(Opened { poller, signals, owner }) = self.opened.get() else { return Ok(()) };
+        if owner.get().is_current() {
+            return Ok(());
+        }
+        self.waker.take_over()?;
+        signals.take_over()?;
+        poller.take_over()?;
+        poller.add(self.waker.open()?, Token::WAKER, Interest::READ)?;
+        poller.add(signals.as_fd(), Token::SIGNAL, Interest::READ)?;
+        for (fd, slot) in (0..).zip(self.slots.borrow_mut().iter_mut()) {
+            // SAFETY: not negative, and only handed to `epoll_ctl`.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+            if slot.interest != Interest::NONE
+                && poller.add(borrowed, token(fd, slot.generation), slot.interest).is_err()
+            {
+                // The child has closed it.
+                slot.interest = Interest::NONE;
+            }
+        }
+        owner.set(Process::current());
+        Ok(())
     }
 
     /// No more descriptors than this can be ready at once, the loop's own included.
@@ -97,6 +129,7 @@ impl<S: Clone> Reactor<S> {
     /// On an error (`BADF`, `PERM` for a regular file, ...) nothing has changed.
     pub fn register(&self, fd: RawFd, source: S, interest: Interest) -> Result<Option<S>> {
         let at = usize::try_from(fd).map_err(|_| Error::BADF)?;
+        self.take_over()?;
         let mut slots = self.slots.borrow_mut();
         let (generation, present) =
             slots.get(at).map_or((0, Interest::NONE), |slot| (slot.generation, slot.interest));
@@ -119,8 +152,8 @@ impl<S: Clone> Reactor<S> {
         let Some(slot) = usize::try_from(fd).ok().and_then(|at| slots.get(at)) else {
             return false;
         };
-        let Some(Opened { poller, .. }) = self.opened.get() else { return false };
-        if poller.is_inherited() {
+        let Some(Opened { poller, owner, .. }) = self.opened.get() else { return false };
+        if !owner.get().is_current() {
             return true;
         }
         // SAFETY: not negative, and only handed to `epoll_ctl`.
@@ -198,8 +231,8 @@ impl<S: Clone> Reactor<S> {
             // What is opened below could get a number that is free, and would then be what is watched.
             rustix::io::fcntl_getfd(fd)?;
         }
-        let poller = &self.open()?.poller;
-        if poller.is_inherited() {
+        let Opened { poller, owner, .. } = self.open()?;
+        if !owner.get().is_current() {
             // A forked child must not touch its parent's registrations.
             return Ok(());
         }

@@ -11,7 +11,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 
-use crate::Result;
+use crate::{Result, process};
 
 #[derive(Debug)]
 pub struct SignalPipe {
@@ -23,6 +23,13 @@ impl SignalPipe {
     pub fn new() -> Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(SignalPipe { reader, writer })
+    }
+
+    /// In a child: has no more to do with the parent's signals.
+    pub fn take_over(&self) -> Result<()> {
+        let own = SignalPipe::new()?;
+        process::replace(&self.reader, &own.reader)?;
+        process::replace(&self.writer, &own.writer)
     }
 
     /// Where a signal handler writes the number of its signal. Non-blocking.

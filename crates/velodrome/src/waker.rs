@@ -8,7 +8,7 @@ use rustix::{
     io,
 };
 
-use crate::Result;
+use crate::{Result, process};
 
 /// Ends a sleep, from any thread.
 pub trait Wake {
@@ -27,8 +27,13 @@ impl Waker {
         if let Some(fd) = self.fd.get() {
             return Ok(fd.as_fd());
         }
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let fd = new_eventfd()?;
         Ok(self.fd.get_or_init(|| fd).as_fd())
+    }
+
+    /// In a child: wakes its own loop from now on, not the parent's.
+    pub fn take_over(&self) -> Result<()> {
+        self.fd.get().map_or(Ok(()), |fd| process::replace(fd, &new_eventfd()?))
     }
 
     /// Makes the descriptor quiet again.
@@ -38,6 +43,10 @@ impl Waker {
             let _ = io::read(fd, &mut [0_u8; 8]);
         }
     }
+}
+
+fn new_eventfd() -> Result<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
 }
 
 impl Wake for Waker {

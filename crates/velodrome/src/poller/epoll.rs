@@ -6,7 +6,7 @@
 //! - Hang-up and error are reported whatever was asked for; a registration without interest must
 //!   therefore be removed, not modified to nothing, or the poller spins.
 //! - An epoll instance is shared with a forked child: a child that deregisters a descriptor takes
-//!   it from its parent. [`Epoll::is_inherited`] tells, and the registry then keeps its hands off.
+//!   it from its parent. The registry knows whose it is, and keeps its hands off.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -20,12 +20,11 @@ use rustix::{
 };
 
 use super::{Event, Interest, Readiness, Token};
-use crate::{Result, process::Process};
+use crate::{Result, process};
 
 #[derive(Debug)]
 pub struct Epoll {
     fd: OwnedFd,
-    owner: Process,
 }
 
 /// The buffer that a wait fills. Reused from wait to wait.
@@ -88,12 +87,12 @@ fn flags(interest: Interest) -> EventFlags {
 
 impl Epoll {
     pub fn new() -> Result<Self> {
-        Ok(Epoll { fd: epoll::create(CreateFlags::CLOEXEC)?, owner: Process::current() })
+        Ok(Epoll { fd: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
-    /// Whether this process is a child that got the instance by `fork`.
-    pub fn is_inherited(&self) -> bool {
-        !self.owner.is_current()
+    /// In a child: becomes an instance of its own, which watches nothing yet.
+    pub fn take_over(&self) -> Result<()> {
+        process::replace(&self.fd, &epoll::create(CreateFlags::CLOEXEC)?)
     }
 
     pub fn add(&self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> Result<()> {
