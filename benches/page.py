@@ -91,6 +91,8 @@ def main():
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written by run.py --json")
     parser.add_argument("--output", type=Path, default=PAGE, metavar="FOLDER", help="default docs/benchmarks")
     options = parser.parse_args()
+    if missing := [str(path) for path in options.files if not path.is_file()]:
+        parser.error(f"no such file: {', '.join(missing)}")
     # A matplotlib is needed for nothing else in here.
     import plots
 

@@ -190,5 +190,14 @@ class Plots(unittest.TestCase):
             self.assertEqual(self.make(one), self.make(other))
 
 
+class Arguments(unittest.TestCase):
+    def test_a_file_that_is_not_there_is_named(self):
+        complaint = io.StringIO()
+        command = ["page.py", "not-there.json"]
+        with mock.patch.object(sys, "argv", command), contextlib.redirect_stderr(complaint):
+            self.assertRaisesRegex(SystemExit, "2", page.main)
+        self.assertIn("no such file: not-there.json", complaint.getvalue())
+
+
 if __name__ == "__main__":
     unittest.main()
