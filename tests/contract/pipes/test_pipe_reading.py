@@ -1,7 +1,6 @@
 """The reading end of a pipe: what is delivered when, to whom, in which context, and what becomes of an exception."""
 
 import asyncio
-import contextvars
 import fcntl
 import functools
 import logging
@@ -9,8 +8,8 @@ import os
 
 import pytest
 from checker import Recorder, polled
+from pipe_checker import WHO, Contextual
 
-WHO = contextvars.ContextVar("WHO", default="nobody")
 F_SETPIPE_SZ = 1031  # fcntl has the name from Python 3.10 on, where the C library has it
 
 
@@ -25,18 +24,6 @@ class Sizes(Recorder):
         assert type(data) is bytes
         self.sizes.append(len(data))
         super().data_received(data)
-
-
-class Contextual(Recorder):
-    """Writes down in which context each call came."""
-
-    def __init__(self):
-        super().__init__()
-        self.contexts = {}
-
-    def note(self, call):
-        self.contexts[call] = WHO.get()
-        super().note(call)
 
 
 # --- what is delivered ----------------------------------------------------------------------------

@@ -2,14 +2,11 @@
 
 import array
 import asyncio
-import contextvars
 import os
 
 import pytest
 from checker import Recorder, fill, polled
-from pipe_checker import until_readable
-
-WHO = contextvars.ContextVar("WHO", default="nobody")
+from pipe_checker import WHO, Contextual, until_readable
 
 
 async def drain(loop, reader, count):
@@ -19,18 +16,6 @@ async def drain(loop, reader, count):
         await until_readable(loop, reader)
         data += reader.read(count - len(data))
     return data
-
-
-class Contextual(Recorder):
-    """Writes down in which context each call came."""
-
-    def __init__(self):
-        super().__init__()
-        self.contexts = {}
-
-    def note(self, call):
-        self.contexts[call] = WHO.get()
-        super().note(call)
 
 
 # --- what goes out --------------------------------------------------------------------------------
