@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import goals
+import instructions
 import report
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
@@ -26,6 +27,13 @@ Loops take turns inside a round, and ratios are taken inside a round; below 1 is
 
 TITLES = {"rows": "Each row", "scaling": "Scaling", "fairness": "Fairness"}
 
+INSTRUCTIONS = """\
+## Instructions
+
+Of the rows that do the same work in each run. What is not velodrome's own is the interpreter's, the C library's and the
+workload's, which every loop has.
+"""
+
 # What a reader of the numbers has to know.
 NOTES = {
     "rows": """\
@@ -33,7 +41,8 @@ NOTES = {
 
 A goal is a share of uvloop's cost, unless it names a unit; `best peer before` is what the best other loop had when the
 goals were set, on CPython 3.13 beside uvloop 0.23. `floor` is the cheapest server without Python in this run: no loop
-reaches a goal below it.
+reaches a goal below it. A micro row's goal is out of reach, too, if even a loop without any code of its own would miss
+it: the reason says what would be left.
 """,
     "scaling": """\
 Where two processes serve, each on a core of its own, the load generator has no core left and runs on the second's: on
@@ -70,25 +79,29 @@ def read(path):
     return Run(path.stem, header, [record for record in others if record["kind"] == "measurement"])
 
 
-def page(runs, plots):
-    """The Markdown; `plots` has for each run's name its plots' titles and file names."""
+def page(runs, plots, counted=()):
+    """The Markdown; `plots` has for each run's name its plots' titles and file names, `counted` is what callgrind.py
+    has counted."""
     repeated = Counter(run.suite for run in runs)
     ordered = sorted(runs, key=lambda run: list(TITLES).index(run.suite))
-    sections = [section(run, plots[run.name], repeated[run.suite] > 1) for run in ordered]
+    shares = instructions.own_shares(counted)
+    sections = [section(run, plots[run.name], repeated[run.suite] > 1, shares) for run in ordered]
+    if counted:
+        sections.append(f"{INSTRUCTIONS}\n{instructions.section(counted)}\n")
     return "\n".join([INTRODUCTION, *sections])
 
 
-def section(run, plots, is_named):
+def section(run, plots, is_named, own_shares):
     title = TITLES[run.suite] + (f": {run.name}" if is_named else "")
     pictures = [f"### {caption}\n\n![{caption}]({file})" for caption, file in plots]
-    inserted = filter(None, [goals.section(run.rows, run.labels), *pictures])
+    inserted = filter(None, [goals.section(run.rows, run.labels, own_shares), *pictures])
     text = report.markdown(run.header, run.rows, run.labels, run.measurements, inserted)
     return "\n".join(filter(None, [f"## {title}\n", NOTES.get(run.suite), text]))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written by run.py --json")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written by run.py or callgrind.py")
     parser.add_argument("--output", type=Path, default=PAGE, metavar="FOLDER", help="default docs/benchmarks")
     options = parser.parse_args()
     if missing := [str(path) for path in options.files if not path.is_file()]:
@@ -96,10 +109,11 @@ def main():
     # A matplotlib is needed for nothing else in here.
     import plots
 
-    runs = [read(path) for path in options.files]
+    counted = [record for path in options.files if instructions.is_history(path) for record in instructions.read(path)]
+    runs = [read(path) for path in options.files if not instructions.is_history(path)]
     options.output.mkdir(parents=True, exist_ok=True)
     drawn = {run.name: plots.draw(run, options.output) for run in runs}
-    (options.output / "README.md").write_text(page(runs, drawn))
+    (options.output / "README.md").write_text(page(runs, drawn, counted))
     print(options.output / "README.md")
 
 

@@ -23,8 +23,7 @@ PORT = "port"  # in the scratch folder: the one that processes share
 # The benchmark passes both to the load generator, which compares each answer with the reply.
 HTTP_REQUEST = b"GET /hello HTTP/1.1\r\nHost: localhost\r\nUser-Agent: loadgen\r\nAccept: */*\r\n\r\n"
 HTTP_REPLY = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\nConnection: keep-alive\r\n\r\n"
-    b"Hello, world!"
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\nConnection: keep-alive\r\n\r\nHello, world!"
 )
 UVICORN_REPLY = (
     b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/plain\r\ncontent-length: 13\r\n\r\nHello, world!"

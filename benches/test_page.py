@@ -10,6 +10,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import callgrind
 import goals
 import page
 import workloads
@@ -101,9 +102,42 @@ class Pages(unittest.TestCase):
                 page.read(path)
 
 
+class Instructions(unittest.TestCase):
+    RECORD = {"kind": "callgrind", "loop": "velodrome", "python": "3.13.0", "workload": "signals"}
+
+    def record(self, date, total, own, **others):
+        return {**self.RECORD, "date": date, "instructions_per_operation": total, "in_velodrome": own, **others}
+
+    def test_last_count_is_shown_beside_the_one_before(self):
+        counted = [self.record("2026-01-02T03:04:05", 2000, 500), self.record("2026-02-03T04:05:06", 1000.4, 250)]
+        text = page.page([], {}, [*counted, self.record("2026-02-04", 9, 0, loop="uvloop")])
+        self.assertIn("| signals | 3.13.0 | 2026-02-03 | 1,000 | 250 | 25% | 2,000 | 2026-01-02 |", text)
+        self.assertNotIn("| 9 |", text)
+
+    def test_costs_are_those_of_the_file_that_the_code_is_in(self):
+        lines = """\
+ob=(1) /lib/_native.so
+fn=(1) poll
+5 100
++1 7
+cob=(2) /bin/python
+cfn=(2)
+calls=3 0
+* 1000
+ob=(2)
+fn=(2) eval
+-2 900
+ob=(1)
+fn=(1)
+9 13
+"""
+        counted = callgrind.by_object(lines.splitlines())
+        self.assertEqual(counted, {"/lib/_native.so": 120, "/bin/python": 900})
+
+
 class Goals(unittest.TestCase):
-    def lines(self, *measurements, labels=LABELS):
-        _, body = goals.table(page.report.rows(measurements, labels), labels)
+    def lines(self, *measurements, labels=LABELS, own_shares=None):
+        _, body = goals.table(page.report.rows(measurements, labels), labels, own_shares or {})
         return {name: cells for name, *cells in body}
 
     def test_each_goal_is_that_of_a_row_and_no_row_has_two(self):
@@ -118,9 +152,15 @@ class Goals(unittest.TestCase):
         lines = self.lines(*reached, *missed)
         self.assertEqual(lines["pipes-1k"], ["0.860", "0.800", "0.800", "[0.800..0.800]", "-", "reached", ""])
         self.assertEqual(lines["signals"], ["0.650", "0.600", "0.610", "[0.610..0.610]", "-", "MISSED", ""])
-        text = goals.section(page.report.rows([*reached, *missed], LABELS), LABELS)
+        text = goals.section(page.report.rows([*reached, *missed], LABELS), LABELS, {})
         self.assertIn("**MISSED**", text)
         self.assertIn("velodrome reaches 1 of 2 goals.", text)
+
+    def test_reason_is_what_would_be_left_without_velodromes_code(self):
+        missed = [*measured("signals", "cpu_us", 10, 100, 80), *measured("call-later-0", "cpu_us", 10, 100, 80)]
+        lines = self.lines(*missed, own_shares={"signals": 0.2, "call-later-0": 0.6})
+        self.assertEqual(lines["signals"][-1], "80% of the instructions are not velodrome's: 0.640 without its own")
+        self.assertEqual(lines["call-later-0"][-1], "(40% of the instructions are not velodrome's)")
 
     def test_cost_has_its_unit_and_needs_no_uvloop(self):
         labels = ["asyncio", "velodrome"]

@@ -4,7 +4,8 @@
 #   bench-all.sh [OPTION...]    options of benches/run.py, such as --only with something for each suite
 #
 # The rows on all loops that can be had for this interpreter, and the floors; scaling and fairness beside asyncio and
-# uvloop. With ROUNDS=2 about 35 minutes from a clean clone on two cores, and 11 for each round more.
+# uvloop; where there is valgrind, the instructions of velodrome's micro rows, behind those of earlier times. With
+# ROUNDS=2 about 35 minutes from a clean clone on two cores, and 10 for each round more.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,4 +28,9 @@ measure() {
 measure rows all "$@"
 measure scaling asyncio,uvloop,velodrome "$@"
 measure fairness asyncio,uvloop,velodrome "$@"
-tools/bench-page.sh "$folder"/{rows,scaling,fairness}.json
+if command -v valgrind >/dev/null; then
+    "$python" benches/callgrind.py --json "$folder/instructions.json"
+else
+    echo "bench-all.sh: no valgrind: instructions are not counted" >&2
+fi
+tools/bench-page.sh "$folder"/*.json
