@@ -20,6 +20,7 @@ pub enum PyKind {}
 
 impl Kind for PyKind {
     type Callback = Callback;
+    type Sent = Callback;
     type Timer = Timer;
     type Source = Source;
 }

@@ -12,7 +12,7 @@ use std::{
 use pyo3::{IntoPyObjectExt, PyTraverseError, PyVisit, exceptions::PyOSError, intern, prelude::*};
 use rustix::net::{SocketType, ipproto};
 use velodrome::{
-    Error, Interest,
+    Errno, Interest,
     client::{self, Progress},
     net::{AddressFamily, SocketAddrAny},
 };
@@ -93,7 +93,7 @@ impl ClientSocket {
         }
         let outcome = match &*inner.fd.borrow() {
             Some(fd) => client::outcome(fd.as_fd()),
-            None => Err(Error::BADF),
+            None => Err(Errno::BADF),
         };
         match outcome {
             Ok(peer) => {
@@ -137,7 +137,7 @@ impl ClientSocket {
 }
 
 /// What asyncio says of an attempt that failed.
-pub fn refusal(error: Error, address: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+pub fn refusal(error: Errno, address: &Bound<'_, PyAny>) -> PyResult<PyErr> {
     let message = format!("Connect call failed {}", address.str()?);
     Ok(PyOSError::new_err((error.raw_os_error(), message)))
 }

@@ -20,7 +20,7 @@ use pyo3::{
     types::PyBytes,
 };
 use velodrome::{
-    Error, Readiness,
+    Errno, Readiness,
     datagram::{Datagram, DatagramSocket, Flushed, ReceiveBatch, Target},
     error::is_retry,
     life::{Closed, Phase},
@@ -128,7 +128,7 @@ impl DatagramTransport {
         let py = socket.py();
         let number: RawFd = socket.call_method0(intern!(py, "fileno"))?.extract()?;
         if number < 0 {
-            return Err(os_error(Error::BADF));
+            return Err(os_error(Errno::BADF));
         }
         // SAFETY: the socket object holds the descriptor open, and we hold the object.
         let family = socket_family(unsafe { BorrowedFd::borrow_raw(number) }).map_err(os_error)?;
@@ -275,7 +275,7 @@ impl DatagramTransport {
     }
 
     /// Receives as many as there probably are.
-    fn receive(inner: &Inner, event_loop: &Bound<'_, Loop>) -> PyResult<Result<(), Error>> {
+    fn receive(inner: &Inner, event_loop: &Bound<'_, Loop>) -> PyResult<Result<(), Errno>> {
         let py = event_loop.py();
         // SAFETY: the socket is open, so the descriptor is.
         let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };

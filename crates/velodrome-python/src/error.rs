@@ -4,10 +4,10 @@ use pyo3::{
     exceptions::{PyKeyboardInterrupt, PyOSError, PyRuntimeError, PySystemExit},
     prelude::*,
 };
-use velodrome::Error;
+use velodrome::Errno;
 
 /// The `OSError` of an errno; Python picks the subclass that fits it.
-pub fn os_error(error: Error) -> PyErr {
+pub fn os_error(error: Errno) -> PyErr {
     let errno = error.raw_os_error();
     let text = std::io::Error::from_raw_os_error(errno).to_string();
     let suffix = format!(" (os error {errno})");

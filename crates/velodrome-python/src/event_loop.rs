@@ -23,7 +23,7 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyInt, PyString, PyTuple, PyType},
 };
-use velodrome::{EventLoop, Interest, TimerKey, datagram::ReceiveBatch};
+use velodrome::{Engine, Interest, TimerKey, datagram::ReceiveBatch};
 
 use crate::{
     callback::{Callback, PyKind, Timer},
@@ -44,7 +44,7 @@ use scheduling::{deadline_ns, push_from_any_thread};
 
 pub struct State {
     /// `None` once the loop is closed: its descriptors and everything queued are gone.
-    model: RefCell<Option<EventLoop<PyKind>>>,
+    model: RefCell<Option<Engine<PyKind>>>,
     /// The thread that runs the loop, by Python's identity.
     thread: Cell<Option<usize>>,
     debug: Cell<bool>,
@@ -117,7 +117,7 @@ impl Loop {
 
     /// The model, or RuntimeError once the loop is closed.
     #[inline]
-    pub fn model(&self, py: Python<'_>) -> PyResult<Ref<'_, EventLoop<PyKind>>> {
+    pub fn model(&self, py: Python<'_>) -> PyResult<Ref<'_, Engine<PyKind>>> {
         Ref::filter_map(self.0.get(py).model.borrow(), Option::as_ref).map_err(|_| closed())
     }
 
@@ -379,7 +379,7 @@ impl Loop {
         imports(py)?;
         prepare_allocator();
         Ok(Loop(GilBound::new(State {
-            model: RefCell::new(Some(EventLoop::new())),
+            model: RefCell::new(Some(Engine::new())),
             thread: Cell::new(None),
             debug: Cell::new(false),
             overrides: overrides::Overrides::default(),
@@ -606,6 +606,7 @@ impl Loop {
             };
             model.inspect(
                 |callback| note(callback.visit(&visit)),
+                |sent| note(sent.visit(&visit)),
                 |timer| note(timer.visit(&visit)),
                 |source| note(source.visit(&visit)),
             );

@@ -37,7 +37,7 @@ impl Host<PyKind> for PyHost<'_, '_> {
         Ok(true)
     }
 
-    fn cannot_sleep(&self, error: velodrome::Error) -> PyErr {
+    fn cannot_sleep(&self, error: velodrome::Errno) -> PyErr {
         os_error(error)
     }
 

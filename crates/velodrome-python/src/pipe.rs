@@ -26,7 +26,7 @@ use pyo3::{
     types::{PyDict, PyString},
 };
 use velodrome::{
-    Error, Interest,
+    Errno, Interest,
     pipe::{PipeKind, pipe_kind, set_nonblocking},
     stream::{Pipe, Stream},
 };
@@ -166,7 +166,7 @@ impl PipeTransport {
         extra.set_item(intern!(py, "pipe"), pipe)?;
         let number: RawFd = pipe.call_method0(intern!(py, "fileno"))?.extract()?;
         if number < 0 {
-            return Err(os_error(Error::BADF));
+            return Err(os_error(Errno::BADF));
         }
         // SAFETY: not negative, and the pipe object holds it open.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
@@ -317,7 +317,7 @@ impl PipeTransport {
 
     /// An error ends it: told to the exception handler, or logged in debug mode if `is_usual`.
     #[cold]
-    fn fatal(slf: &Bound<'_, Self>, error: Error, message: &str, is_usual: bool) -> PyResult<()> {
+    fn fatal(slf: &Bound<'_, Self>, error: Errno, message: &str, is_usual: bool) -> PyResult<()> {
         let py = slf.py();
         let base = &slf.get().inner(py).base;
         let error = os_error(error);

@@ -9,7 +9,7 @@ use std::{
 
 use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
 use velodrome::{
-    Error, Interest,
+    Errno, Interest,
     net::set_nodelay,
     server::{Accepted, accept},
 };
@@ -120,7 +120,7 @@ impl Listener {
     }
 
     #[cold]
-    fn failed_to_accept(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
+    fn failed_to_accept(slf: &Bound<'_, Self>, error: Errno) -> PyResult<()> {
         let py = slf.py();
         let socket = clone_of(py, &slf.get().0.get(py).socket);
         let event_loop = slf.get().event_loop(py);
@@ -130,7 +130,7 @@ impl Listener {
 
     /// Descriptors or memory ran out: one message, and another try in a while.
     #[cold]
-    fn pause(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
+    fn pause(slf: &Bound<'_, Self>, error: Errno) -> PyResult<()> {
         let py = slf.py();
         let socket = clone_of(py, &slf.get().0.get(py).socket);
         let event_loop = slf.get().event_loop(py);
@@ -200,7 +200,7 @@ impl Listener {
         let py = event_loop.py();
         let fd = socket.call_method0(intern!(py, "fileno"))?.extract()?;
         if fd < 0 {
-            return Err(os_error(Error::BADF));
+            return Err(os_error(Errno::BADF));
         }
         // SAFETY: the socket object holds the descriptor open.
         set_nodelay(unsafe { BorrowedFd::borrow_raw(fd) });

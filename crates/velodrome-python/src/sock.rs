@@ -24,7 +24,7 @@ use pyo3::{
 };
 use rustix::net::{RecvFlags, recv, send};
 use velodrome::{
-    Error, Interest, Readiness,
+    Errno, Interest, Readiness,
     client::{self, Progress},
     error::is_retry,
     net::{AddressFamily, SEND_FLAGS, socket_family},
@@ -131,7 +131,7 @@ impl Operation {
     }
 }
 
-fn done(result: Result<Py<PyAny>, Error>) -> PyResult<Attempt> {
+fn done(result: Result<Py<PyAny>, Errno>) -> PyResult<Attempt> {
     match result {
         Ok(value) => Ok(Attempt::Done(value)),
         Err(error) if is_retry(error) => Ok(Attempt::WouldBlock),
@@ -144,7 +144,7 @@ fn receive(
     event_loop: &Bound<'_, Loop>,
     fd: BorrowedFd<'_>,
     limit: usize,
-) -> PyResult<Result<Py<PyAny>, Error>> {
+) -> PyResult<Result<Py<PyAny>, Errno>> {
     let py = event_loop.py();
     let received = if limit <= SCRATCH_BYTES {
         event_loop.get().with_scratch(py, |scratch| {
@@ -272,7 +272,7 @@ impl SockWaiters {
             let attempt = if present == fd {
                 waiter.operation.attempt(event_loop.bind(py), fd)
             } else {
-                Err(os_error(Error::BADF))
+                Err(os_error(Errno::BADF))
             };
             match attempt {
                 Ok(Attempt::WouldBlock) => {
@@ -372,7 +372,7 @@ impl SockWaiters {
 /// The number of a socket, or the error that the system call would give for a closed one.
 fn number_of(socket: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     let fd: RawFd = socket.call_method0(intern!(socket.py(), "fileno"))?.extract()?;
-    if fd < 0 { Err(os_error(Error::BADF)) } else { Ok(fd) }
+    if fd < 0 { Err(os_error(Errno::BADF)) } else { Ok(fd) }
 }
 
 /// Whether a method is that of the sockets of C, and not what a class in Python has put there.
@@ -493,7 +493,7 @@ impl Loop {
                 waiting.or_else(|_| Ok(py.NotImplemented()))
             }
             // It is under way already, which asyncio takes for a beginning.
-            Err(Error::ALREADY | Error::AGAIN) => Ok(py.NotImplemented()),
+            Err(Errno::ALREADY | Errno::AGAIN) => Ok(py.NotImplemented()),
             Err(error) => Err(os_error(error)),
         }
     }

@@ -23,7 +23,7 @@ use pyo3::{
     prelude::*,
 };
 use velodrome::{
-    Error, Readiness,
+    Errno, Readiness,
     life::{Closed, Phase},
     net::{SocketAddrAny, local_address, set_nodelay},
     stream::Stream,
@@ -127,7 +127,7 @@ impl StreamTransport {
         connection: Connection<'_, 'py>,
     ) -> PyResult<Bound<'py, Self>> {
         let (fd, peer_address) =
-            socket.get().take(socket.py()).ok_or_else(|| os_error(Error::BADF))?;
+            socket.get().take(socket.py()).ok_or_else(|| os_error(Errno::BADF))?;
         set_nodelay(fd.as_fd());
         Self::accepted(fd, peer_address, connection)
     }
@@ -140,7 +140,7 @@ impl StreamTransport {
         let py = socket.py();
         let number: RawFd = socket.call_method0(intern!(py, "fileno"))?.extract()?;
         if number < 0 {
-            return Err(os_error(Error::BADF));
+            return Err(os_error(Errno::BADF));
         }
         // SAFETY: the socket object holds the descriptor open, and we hold the object.
         set_nodelay(unsafe { BorrowedFd::borrow_raw(number) });

@@ -7,7 +7,7 @@ use rustix::net::{
     ipproto, socket_with, sockopt::socket_error,
 };
 
-use crate::{Error, Result};
+use crate::{Errno, Result};
 
 /// Where an attempt to connect stands.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub fn begin(fd: BorrowedFd<'_>, address: &SocketAddrAny) -> Result<Progress> {
     match connect_socket(fd, address) {
         Ok(()) => Ok(Progress::Connected(peer(fd))),
         // Interrupted, it goes on by itself, too.
-        Err(Error::INPROGRESS | Error::INTR) => {
+        Err(Errno::INPROGRESS | Errno::INTR) => {
             Ok(getpeername(fd).map_or(Progress::UnderWay, Progress::Connected))
         }
         Err(error) => Err(error),
@@ -88,12 +88,12 @@ mod tests {
         let address = any(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
         let (fd, progress) = connect(&address).unwrap();
         assert!(matches!(progress, Progress::UnderWay), "{progress:?}");
-        assert_eq!(settled(fd.as_fd()), Err(Error::CONNREFUSED));
+        assert_eq!(settled(fd.as_fd()), Err(Errno::CONNREFUSED));
     }
 
     #[test]
     fn an_error_that_comes_at_once_is_no_attempt() {
         let address = any("255.255.255.255:80".parse().unwrap());
-        assert_eq!(connect(&address).map(drop), Err(Error::NETUNREACH));
+        assert_eq!(connect(&address).map(drop), Err(Errno::NETUNREACH));
     }
 }

@@ -272,7 +272,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Error, net::local_address};
+    use crate::{Errno, net::local_address};
 
     fn udp() -> UdpSocket {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -349,7 +349,7 @@ mod tests {
         for data in [vec![1], vec![0; 70_000], vec![2]] {
             socket.queue(Datagram { data, to: Target::Address(address.clone()) });
         }
-        assert_eq!(socket.flush(from.as_fd()), Err(Error::MSGSIZE));
+        assert_eq!(socket.flush(from.as_fd()), Err(Errno::MSGSIZE));
         assert_eq!(socket.flush(from.as_fd()), Ok(Flushed::Drained));
         assert_eq!(received(&to), [vec![1], vec![2]]);
     }
@@ -386,7 +386,7 @@ mod tests {
             socket.queue(Datagram { data: vec![0], to: Target::Peer });
         }
         let mut refusals = 0;
-        while socket.flush(from.as_fd()) == Err(Error::CONNREFUSED) {
+        while socket.flush(from.as_fd()) == Err(Errno::CONNREFUSED) {
             refusals += 1;
         }
         assert!(refusals >= 1);

@@ -22,7 +22,8 @@ use crate::waker::{Wake, Waker};
 
 #[derive(Debug)]
 pub struct Inbox<C, W = std::sync::Arc<Waker>> {
-    queue: Mutex<VecDeque<C>>,
+    /// None once the loop is closed.
+    queue: Mutex<Option<VecDeque<C>>>,
     /// Mirrors `!queue.is_empty()`, readable without the lock.
     filled: AtomicBool,
     /// Set by the loop while it sleeps or is about to; cleared by whoever ends the sleep.
@@ -34,7 +35,7 @@ pub struct Inbox<C, W = std::sync::Arc<Waker>> {
 impl<C, W: Wake> Inbox<C, W> {
     pub(crate) fn new(waker: W) -> Self {
         Inbox {
-            queue: Mutex::new(VecDeque::new()),
+            queue: Mutex::new(Some(VecDeque::new())),
             filled: AtomicBool::new(false),
             sleeping: AtomicBool::new(false),
             waker,
@@ -42,23 +43,24 @@ impl<C, W: Wake> Inbox<C, W> {
     }
 
     /// Hands a callback to the loop, in order, from any thread, and ends its sleep. Returns how many
-    /// wait now.
-    pub fn push(&self, callback: C) -> usize {
+    /// wait now, or the callback if the loop is closed.
+    pub fn push(&self, callback: C) -> Result<usize, C> {
         let waiting = {
             let mut queue = self.lock();
+            let Some(queue) = queue.as_mut() else { return Err(callback) };
             queue.push_back(callback);
             self.filled.store(true, Release);
             queue.len()
         };
         self.wake();
-        waiting
+        Ok(waiting)
     }
 
     /// Lends the callback that waits as the last one, to be exchanged for one that does the same.
     ///
     /// `change` must not reach the inbox.
     pub fn change_last<R>(&self, change: impl FnOnce(&mut C) -> Option<R>) -> Option<R> {
-        self.lock().back_mut().and_then(change)
+        self.lock().as_mut()?.back_mut().and_then(change)
     }
 
     /// Ends the loop's sleep, from any thread.
@@ -79,13 +81,20 @@ impl<C, W: Wake> Inbox<C, W> {
     pub(crate) fn take(&self) -> VecDeque<C> {
         let mut queue = self.lock();
         self.filled.store(false, Release);
-        std::mem::take(&mut *queue)
+        queue.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Refuses what comes from now on; returns what is there.
+    pub(crate) fn close(&self) -> VecDeque<C> {
+        let mut queue = self.lock();
+        self.filled.store(false, Release);
+        queue.take().unwrap_or_default()
     }
 
     /// Announces a sleep. False means that something is there: do not sleep.
     pub(crate) fn fall_asleep(&self) -> bool {
         self.sleeping.store(true, Release);
-        let is_empty = self.lock().is_empty();
+        let is_empty = self.lock().as_ref().is_none_or(VecDeque::is_empty);
         if !is_empty {
             self.sleeping.store(false, Release);
         }
@@ -101,11 +110,11 @@ impl<C, W: Wake> Inbox<C, W> {
         // A lock that is held belongs to a thread in the middle of a push; it is not waited for,
         // because the caller may be a garbage collector that was called from there.
         if let Ok(queue) = self.queue.try_lock() {
-            queue.iter().for_each(&mut look);
+            queue.iter().flatten().for_each(&mut look);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<C>> {
+    fn lock(&self) -> MutexGuard<'_, Option<VecDeque<C>>> {
         // No foreign code runs under the lock, so the queue is whole even after a panic.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,10 +143,10 @@ mod tests {
         let inbox = inbox();
         assert!(!is_awake(&inbox));
         assert!(inbox.fall_asleep());
-        inbox.push(1);
+        inbox.push(1).unwrap();
         assert!(is_awake(&inbox));
         inbox.waker.drain();
-        inbox.push(2);
+        inbox.push(2).unwrap();
         assert!(!is_awake(&inbox), "the loop no longer slept");
         assert_eq!(inbox.take(), [1, 2]);
     }
@@ -145,8 +154,18 @@ mod tests {
     #[test]
     fn a_filled_inbox_refuses_sleep() {
         let inbox = inbox();
-        inbox.push(1);
+        inbox.push(1).unwrap();
         assert!(!inbox.fall_asleep());
+    }
+
+    #[test]
+    fn a_closed_inbox_hands_back_what_it_gets() {
+        let inbox = inbox();
+        inbox.push(1).unwrap();
+        assert_eq!(inbox.close(), [1]);
+        assert_eq!(inbox.push(2), Err(2));
+        assert!(!inbox.is_filled());
+        assert!(inbox.take().is_empty());
     }
 
     #[test]
@@ -158,7 +177,7 @@ mod tests {
                 let inbox = Arc::clone(&inbox);
                 thread::spawn(move || {
                     (0..1000).for_each(|number| {
-                        inbox.push((sender, number));
+                        inbox.push((sender, number)).unwrap();
                     });
                 })
             })
@@ -233,7 +252,7 @@ mod interleavings {
                 let inbox = Arc::clone(&inbox);
                 thread::spawn(move || {
                     (0..2).for_each(|number| {
-                        inbox.push(number);
+                        inbox.push(number).unwrap();
                     });
                 })
             };
@@ -252,7 +271,7 @@ mod interleavings {
             let senders = [1, 2].map(|number| {
                 let inbox = Arc::clone(&inbox);
                 thread::spawn(move || {
-                    inbox.push(number);
+                    inbox.push(number).unwrap();
                 })
             });
             let mut taken = receive(&inbox, 2);

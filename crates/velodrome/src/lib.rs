@@ -6,7 +6,7 @@
 //! callback is ([`Kind`]) and how it is called ([`Host`]), so the same engine runs Python callables
 //! and Rust closures.
 //!
-//! One tick, from [`EventLoop::run`]:
+//! One tick, from [`Engine::run`]:
 //!
 //! ```text
 //! inbox ──> ready queue <── due timers
@@ -22,8 +22,8 @@
 pub mod client;
 pub mod clock;
 pub mod datagram;
+pub mod engine;
 pub mod error;
-pub mod event_loop;
 pub mod inbox;
 pub mod life;
 pub mod net;
@@ -39,8 +39,8 @@ pub mod tls;
 pub mod waker;
 
 pub use clock::Clock;
-pub use error::{Error, Result};
-pub use event_loop::{EventLoop, Host, Kind, Source};
+pub use engine::{Engine, Host, Kind, Source};
+pub use error::{Errno, Result};
 pub use inbox::Inbox;
 pub use poller::{Interest, Readiness};
 pub use timer::{Key as TimerKey, Timers};

@@ -47,7 +47,7 @@ mod tests {
     use std::{fs::File, io, os::fd::AsFd, os::unix::net::UnixStream};
 
     use super::*;
-    use crate::Error;
+    use crate::Errno;
 
     #[test]
     fn pipes_sockets_and_devices_are_told_from_files() {
@@ -67,6 +67,6 @@ mod tests {
     fn an_empty_pipe_does_not_block_once_it_is_set_so() {
         let (reader, _writer) = io::pipe().unwrap();
         set_nonblocking(reader.as_fd()).unwrap();
-        assert_eq!(rustix::io::read(reader.as_fd(), &mut [0; 4]), Err(Error::AGAIN));
+        assert_eq!(rustix::io::read(reader.as_fd(), &mut [0; 4]), Err(Errno::AGAIN));
     }
 }

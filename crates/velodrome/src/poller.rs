@@ -49,6 +49,8 @@ impl BitOrAssign for Interest {
 pub struct Readiness {
     pub readable: bool,
     pub writable: bool,
+    /// The peer sends no more, or there is an error. Told only to those who asked for edges.
+    pub hung_up: bool,
 }
 
 /// Names a registration: the descriptor's number and its generation, so that an event which is

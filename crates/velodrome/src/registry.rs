@@ -18,7 +18,7 @@ use std::{
 };
 
 use crate::{
-    Error, Result,
+    Errno, Result,
     poller::{Event, Interest, Poller, Readiness, Token},
     process::Process,
     signal::SignalPipe,
@@ -128,7 +128,7 @@ impl<S: Clone> Reactor<S> {
     ///
     /// On an error (`BADF`, `PERM` for a regular file, ...) nothing has changed.
     pub fn register(&self, fd: RawFd, source: S, interest: Interest) -> Result<Option<S>> {
-        let at = usize::try_from(fd).map_err(|_| Error::BADF)?;
+        let at = usize::try_from(fd).map_err(|_| Errno::BADF)?;
         self.take_over()?;
         let mut slots = self.slots.borrow_mut();
         let (generation, present) =
@@ -165,7 +165,7 @@ impl<S: Clone> Reactor<S> {
     /// Changes what the present source of `fd` hears of.
     pub fn set_interest(&self, fd: RawFd, interest: Interest) -> Result<()> {
         let mut slots = self.slots.borrow_mut();
-        let slot = usize::try_from(fd).ok().and_then(|at| slots.get_mut(at)).ok_or(Error::NOENT)?;
+        let slot = usize::try_from(fd).ok().and_then(|at| slots.get_mut(at)).ok_or(Errno::NOENT)?;
         if slot.interest != interest {
             self.tell(fd, slot.generation, slot.interest, interest)?;
             slot.interest = interest;
@@ -202,6 +202,7 @@ impl<S: Clone> Reactor<S> {
         let readiness = Readiness {
             readable: event.readiness.readable && slot.interest.contains(Interest::READ),
             writable: event.readiness.writable && slot.interest.contains(Interest::WRITE),
+            hung_up: event.readiness.hung_up,
         };
         Some((slot.source.clone()?, readiness))
     }
@@ -245,13 +246,13 @@ impl<S: Clone> Reactor<S> {
         if old == Interest::NONE {
             match poller.add(fd, token, new) {
                 // The number was registered before under a duplicate that is still open.
-                Err(Error::EXIST) => poller.modify(fd, token, new),
+                Err(Errno::EXIST) => poller.modify(fd, token, new),
                 result => result,
             }
         } else {
             match poller.modify(fd, token, new) {
                 // Closed behind our back, and the number has a new owner.
-                Err(Error::NOENT) => poller.add(fd, token, new),
+                Err(Errno::NOENT) => poller.add(fd, token, new),
                 result => result,
             }
         }
@@ -329,11 +330,11 @@ mod tests {
     #[test]
     fn bad_descriptors_are_refused_with_their_errno() {
         let reactor = Reactor::new(Arc::default());
-        assert_eq!(reactor.register(-1, "x", Interest::READ), Err(Error::BADF));
-        assert_eq!(reactor.register(i32::MAX, "x", Interest::READ), Err(Error::BADF));
+        assert_eq!(reactor.register(-1, "x", Interest::READ), Err(Errno::BADF));
+        assert_eq!(reactor.register(i32::MAX, "x", Interest::READ), Err(Errno::BADF));
         assert!(reactor.opened().is_none(), "the poller could get the number that is refused");
         let file = std::fs::File::open("/proc/self/exe").unwrap();
-        assert_eq!(reactor.register(file.as_raw_fd(), "x", Interest::READ), Err(Error::PERM));
+        assert_eq!(reactor.register(file.as_raw_fd(), "x", Interest::READ), Err(Errno::PERM));
         assert_eq!(reactor.source(file.as_raw_fd()), None);
     }
 }

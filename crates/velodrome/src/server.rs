@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 
-use crate::{Error, Result, event_loop::is_exhausted};
+use crate::{Errno, Result, engine::is_exhausted};
 
 /// What one attempt to accept brought.
 #[derive(Debug)]
@@ -13,15 +13,15 @@ pub enum Accepted {
     /// Nobody waits any more.
     Empty,
     /// Descriptors or memory ran out. The listener stays readable: pause, then try again.
-    Exhausted(Error),
+    Exhausted(Errno),
     /// The connection failed before anybody had it, or may not be had. The next one may.
-    Failed(Error),
+    Failed(Errno),
 }
 
 /// Whether an error of `accept` is one of the listener itself, which will come again and again.
 /// All others are those of one connection: see accept(2), "Error handling".
-fn is_of_listener(error: Error) -> bool {
-    matches!(error, Error::BADF | Error::FAULT | Error::INVAL | Error::NOTSOCK | Error::NOSYS)
+fn is_of_listener(error: Errno) -> bool {
+    matches!(error, Errno::BADF | Errno::FAULT | Errno::INVAL | Errno::NOTSOCK | Errno::NOSYS)
 }
 
 /// Accepts the next waiting connection; an error is one of the listener, which will not go away. One that was aborted while it waited is passed over.
@@ -30,8 +30,8 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<Accepted> {
     loop {
         match acceptfrom_with(listener, flags) {
             Ok((fd, peer)) => return Ok(Accepted::Connection(fd, peer)),
-            Err(Error::CONNABORTED) => {}
-            Err(Error::AGAIN | Error::INTR) => return Ok(Accepted::Empty),
+            Err(Errno::CONNABORTED) => {}
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Accepted::Empty),
             Err(error) if is_exhausted(error) => return Ok(Accepted::Exhausted(error)),
             Err(error) if is_of_listener(error) => return Err(error),
             Err(error) => return Ok(Accepted::Failed(error)),
@@ -45,21 +45,21 @@ mod tests {
 
     #[test]
     fn what_ends_a_listener_is_not_what_one_connection_suffers() {
-        for error in [Error::BADF, Error::INVAL, Error::NOTSOCK] {
+        for error in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK] {
             assert!(is_of_listener(error), "{error}");
         }
         // accept(2): pending errors of the new connection, and a firewall's refusal.
         for error in [
-            Error::NETDOWN,
-            Error::PROTO,
-            Error::NOPROTOOPT,
-            Error::HOSTDOWN,
-            Error::NONET,
-            Error::HOSTUNREACH,
-            Error::OPNOTSUPP,
-            Error::NETUNREACH,
-            Error::PERM,
-            Error::TIMEDOUT,
+            Errno::NETDOWN,
+            Errno::PROTO,
+            Errno::NOPROTOOPT,
+            Errno::HOSTDOWN,
+            Errno::NONET,
+            Errno::HOSTUNREACH,
+            Errno::OPNOTSUPP,
+            Errno::NETUNREACH,
+            Errno::PERM,
+            Errno::TIMEDOUT,
         ] {
             assert!(!is_of_listener(error), "{error}");
         }

@@ -315,7 +315,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Error, pipe::set_nonblocking};
+    use crate::{Errno, pipe::set_nonblocking};
 
     fn pair() -> (UnixStream, UnixStream) {
         let (a, b) = UnixStream::pair().unwrap();
@@ -425,7 +425,7 @@ mod tests {
         let (a, b) = pair();
         a.set_nonblocking(false).unwrap();
         let stream = Stream::new(true);
-        assert_eq!(stream.receive(a.as_fd(), &mut [0; 16]), Err(Error::AGAIN));
+        assert_eq!(stream.receive(a.as_fd(), &mut [0; 16]), Err(Errno::AGAIN));
         fill(&stream, &a);
         assert_eq!(stream.flush(a.as_fd()), Ok(Flushed::Blocked));
         write(&stream, &a, None, b"a second chunk");
@@ -440,7 +440,7 @@ mod tests {
         let mut buffer = [0; 16];
         b.write_all(b"data").unwrap();
         assert_eq!(stream.receive(a.as_fd(), &mut buffer), Ok(4));
-        assert_eq!(stream.receive(a.as_fd(), &mut buffer), Err(Error::AGAIN));
+        assert_eq!(stream.receive(a.as_fd(), &mut buffer), Err(Errno::AGAIN));
         drop(b);
         assert_eq!(stream.receive(a.as_fd(), &mut buffer), Ok(0));
     }
@@ -466,9 +466,9 @@ mod tests {
             writing.flush(writer.as_fd()).unwrap();
         }
         assert_eq!(received, written);
-        assert_eq!(reading.receive(reader.as_fd(), &mut *buffer), Err(Error::AGAIN));
+        assert_eq!(reading.receive(reader.as_fd(), &mut *buffer), Err(Errno::AGAIN));
         drop(reader);
-        assert_eq!(write(b"x"), Err(Error::PIPE));
+        assert_eq!(write(b"x"), Err(Errno::PIPE));
     }
 
     #[test]
@@ -477,6 +477,6 @@ mod tests {
         drop(b);
         let stream: Stream<Vec<u8>> = Stream::new(true);
         let result = stream.write(a.as_fd(), None, b"x", |_| Vec::new());
-        assert_eq!(result, Err(Error::PIPE));
+        assert_eq!(result, Err(Errno::PIPE));
     }
 }

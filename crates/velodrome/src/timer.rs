@@ -146,6 +146,15 @@ impl<T> Timers<T> {
         Some(timer)
     }
 
+    /// The timer of this key, if it still waits.
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        if slot.generation != key.generation {
+            return None;
+        }
+        slot.timer.as_mut()
+    }
+
     /// When the next timer is due.
     #[inline]
     pub fn next_deadline_ns(&mut self) -> Option<u64> {

@@ -21,6 +21,7 @@ use super::{Loop, Methods};
 use crate::{
     call::{Call, Held, borrowed, copy_context, owned},
     callback::{Callback, Timer},
+    error,
     fast::{Arguments, Method, raw_method},
     handle::{Handle, TimerHandle},
     imports::{loaded, seam},
@@ -177,7 +178,7 @@ pub(super) fn push_from_any_thread(slf: &Bound<'_, Loop>, callback: Callback) ->
         model.call_soon(callback);
         return Ok(());
     }
-    let waiting = model.inbox().push(callback);
+    let waiting = model.inbox().push(callback).map_err(|_| error::closed())?;
     if waiting % POSTS_IN_A_ROW == 0 && slf.get().is_running(py) {
         let inbox = Arc::clone(model.inbox());
         drop(model);

@@ -1,7 +1,7 @@
 //! From a pipe to the protocol.
 
 use pyo3::{PyClassInitializer, intern, prelude::*};
-use velodrome::{Error, error::is_retry, life::Phase};
+use velodrome::{Errno, error::is_retry, life::Phase};
 
 use super::{Direction, PipeTransport, Turn};
 use crate::{
@@ -54,7 +54,7 @@ impl PipeTransport {
             Err(error) if is_retry(error) => Ok(()),
             // What a terminal says whose other end is closed.
             Err(error) => {
-                Self::fatal(slf, error, "Fatal read error on pipe transport", error == Error::IO)
+                Self::fatal(slf, error, "Fatal read error on pipe transport", error == Errno::IO)
             }
         }
     }

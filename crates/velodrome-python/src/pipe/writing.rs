@@ -8,7 +8,7 @@ use pyo3::{
     types::{PyByteArray, PyBytes, PyMemoryView, PyString},
 };
 use velodrome::{
-    Error,
+    Errno,
     life::{Closed, Phase},
     stream::{Flushed, Written},
 };
@@ -134,7 +134,7 @@ impl PipeTransport {
     }
 
     #[cold]
-    fn write_failed(slf: &Bound<'_, Self>, inner: &Inner, error: Error) -> PyResult<()> {
+    fn write_failed(slf: &Bound<'_, Self>, inner: &Inner, error: Errno) -> PyResult<()> {
         inner.lost_writes.set(inner.lost_writes.get().saturating_add(1));
         Self::fatal(slf, error, "Fatal write error on pipe transport", true)
     }

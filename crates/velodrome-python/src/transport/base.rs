@@ -12,7 +12,7 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyString},
 };
-use velodrome::{Error, Interest, life::Phase, stream::FlowControl};
+use velodrome::{Errno, Interest, life::Phase, stream::FlowControl};
 
 use crate::{
     call::{call_method, copy_context, in_context},
@@ -288,7 +288,7 @@ impl BaseTransport {
         py: Python<'_>,
         mut wanted: Interest,
         keep_reading: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Errno> {
         let Some(event_loop) = self.event_loop(py) else { return Ok(()) };
         let Ok(model) = event_loop.get().model(py) else { return Ok(()) };
         let (reactor, fd) = (model.reactor(), self.fd.get());

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use pyo3::{IntoPyObjectExt, exceptions::PyRuntimeError, intern, prelude::*, types::PyBytes};
-use velodrome::{Error, error::is_retry, life::Phase};
+use velodrome::{Errno, error::is_retry, life::Phase};
 
 use super::{
     Inner, ProtocolKind, StreamTransport,
@@ -148,7 +148,7 @@ impl StreamTransport {
         }
     }
 
-    fn read_failed(slf: &Bound<'_, Self>, error: Error) -> PyResult<()> {
+    fn read_failed(slf: &Bound<'_, Self>, error: Errno) -> PyResult<()> {
         if is_retry(error) {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use pyo3::{prelude::*, types::PyBytes};
 use velodrome::{
-    Error,
+    Errno,
     stream::{Channel, Stream},
 };
 
@@ -27,8 +27,8 @@ pub fn receive<'py, C: Channel>(
     base: &BaseTransport,
     stream: &Stream<Chunk, C>,
     fd: BorrowedFd<'_>,
-) -> Result<Received<'py>, Error> {
-    let Some(event_loop) = base.event_loop(py) else { return Err(Error::BADF) };
+) -> Result<Received<'py>, Errno> {
+    let Some(event_loop) = base.event_loop(py) else { return Err(Errno::BADF) };
     event_loop.get().with_scratch(py, |scratch| {
         let count = stream.receive(fd, &mut *scratch)?;
         Ok(match count {
@@ -45,9 +45,9 @@ pub fn receive_for_streams<'py, C: Channel>(
     base: &BaseTransport,
     stream: &Stream<Chunk, C>,
     fd: BorrowedFd<'_>,
-) -> Result<PyResult<Received<'py>>, Error> {
+) -> Result<PyResult<Received<'py>>, Errno> {
     let py = protocol.py();
-    let Some(event_loop) = base.event_loop(py) else { return Err(Error::BADF) };
+    let Some(event_loop) = base.event_loop(py) else { return Err(Errno::BADF) };
     event_loop.get().with_scratch(py, |scratch| {
         let count = stream.receive(fd, &mut *scratch)?;
         if count == 0 {

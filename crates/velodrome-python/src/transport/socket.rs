@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use pyo3::{IntoPyObjectExt, exceptions::PyOSError, intern, prelude::*, types::PyDict};
-use velodrome::Error;
+use velodrome::Errno;
 
 use super::{Inner, StreamTransport};
 use crate::{
@@ -71,7 +71,7 @@ impl StreamTransport {
             Socket::Native(fd) => address::kind(fd.as_fd()),
         };
         let Some((family, kind, protocol)) = kind else {
-            return Err(os_error(Error::NOTSOCK));
+            return Err(os_error(Errno::NOTSOCK));
         };
         let keywords = PyDict::new(py);
         keywords.set_item("fileno", inner.base.fd.get())?;

@@ -9,7 +9,7 @@ use pyo3::{
     types::{PyByteArray, PyBytes, PyMemoryView},
 };
 use velodrome::{
-    Error,
+    Errno,
     life::Phase,
     stream::{Flushed, Joining, Written},
 };
@@ -156,7 +156,7 @@ impl StreamTransport {
         let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         match inner.stream.shut_down_if_ended(fd) {
             // The peer is gone: reading will say so.
-            Ok(()) | Err(Error::NOTCONN) => Ok(()),
+            Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(error) => {
                 Self::fatal(slf, os_error(error), "Fatal write error on socket transport")
             }

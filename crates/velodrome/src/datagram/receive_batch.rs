@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Error, Result,
+    Errno, Result,
     net::{SocketAddrAny, SocketAddrStorage},
 };
 
@@ -121,7 +121,7 @@ impl ReceiveBatch {
 // SAFETY: the pointers inside lead to memory that it owns and are set anew by each call.
 unsafe impl Send for ReceiveBatch {}
 
-fn last_error() -> Error {
+fn last_error() -> Errno {
     let errno = std::io::Error::last_os_error().raw_os_error();
-    errno.map_or(Error::IO, Error::from_raw_os_error)
+    errno.map_or(Errno::IO, Errno::from_raw_os_error)
 }

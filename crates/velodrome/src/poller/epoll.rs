@@ -51,7 +51,8 @@ impl Events {
                 token: Token(event.data.u64()),
                 readiness: Readiness {
                     readable: flags.intersects(EventFlags::OUT.complement()),
-                    writable: flags.intersects(EventFlags::IN.complement()),
+                    writable: flags.intersects((EventFlags::IN | EventFlags::RDHUP).complement()),
+                    hung_up: flags.intersects(HUNG_UP),
                 },
             }
         })
@@ -71,6 +72,8 @@ impl Events {
     }
 }
 
+const HUNG_UP: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
+
 fn flags(interest: Interest) -> EventFlags {
     let mut flags = EventFlags::empty();
     if interest.contains(Interest::READ) {
@@ -80,7 +83,8 @@ fn flags(interest: Interest) -> EventFlags {
         flags |= EventFlags::OUT;
     }
     if interest.contains(Interest::EDGE) {
-        flags |= EventFlags::ET;
+        // With the change that brings the last bytes comes the one that says so.
+        flags |= EventFlags::ET | EventFlags::RDHUP;
     }
     flags
 }

@@ -142,7 +142,7 @@ mod tests {
     };
 
     use super::{super::Socket, *};
-    use crate::Error;
+    use crate::Errno;
 
     /// Writes them into a socket that takes a part of them at a time; what arrives.
     fn sent(sizes: impl IntoIterator<Item = usize>) -> (Vec<u8>, Vec<u8>) {
@@ -158,7 +158,7 @@ mod tests {
         let mut arrived = Vec::new();
         while !buffer.is_empty() {
             match buffer.write_to::<Socket>(one.as_fd()) {
-                Ok(()) | Err(Error::AGAIN) => {}
+                Ok(()) | Err(Errno::AGAIN) => {}
                 Err(error) => panic!("{error}"),
             }
             // Not at a border of chunks.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use velodrome::{Clock, Error, EventLoop, Host, Interest, Kind, Readiness, Source, TimerKey};
+use velodrome::{Clock, Engine, Errno, Host, Interest, Kind, Readiness, Source, TimerKey};
 
 type Action = Box<dyn FnOnce(&Program) -> Result<(), &'static str>>;
 
@@ -31,6 +31,7 @@ struct Named(&'static str);
 
 impl Kind for Closures {
     type Callback = Callback;
+    type Sent = Callback;
     type Timer = Timer;
     type Source = Named;
 }
@@ -53,7 +54,7 @@ impl Source for Named {
 
 /// A loop and what happened on it.
 struct Program {
-    event_loop: EventLoop<Closures>,
+    engine: Engine<Closures>,
     trace: RefCell<Vec<String>>,
     batches: Cell<u32>,
     sleeps: Cell<u32>,
@@ -64,7 +65,7 @@ struct Program {
 impl Program {
     fn new(clock: Clock) -> Self {
         Program {
-            event_loop: EventLoop::with_clock(clock),
+            engine: Engine::with_clock(clock),
             trace: RefCell::default(),
             batches: Cell::new(0),
             sleeps: Cell::new(0),
@@ -84,7 +85,7 @@ impl Program {
     }
 
     fn try_soon(&self, action: impl FnOnce(&Program) -> Result<(), &'static str> + 'static) {
-        self.event_loop.call_soon(Callback::Local(Box::new(action)));
+        self.engine.call_soon(Callback::Local(Box::new(action)));
     }
 
     fn at(&self, deadline_ns: u64, action: impl FnOnce(&Program) + 'static) -> TimerKey {
@@ -92,11 +93,11 @@ impl Program {
             action(program);
             Ok(())
         });
-        self.event_loop.call_at(deadline_ns, Timer(action))
+        self.engine.call_at(deadline_ns, Timer(action))
     }
 
     fn run(&self) -> Result<(), &'static str> {
-        self.event_loop.run(self)
+        self.engine.run(self)
     }
 
     fn trace(&self) -> Vec<String> {
@@ -127,7 +128,7 @@ impl Host<Closures> for Program {
         Ok(true)
     }
 
-    fn cannot_sleep(&self, _error: Error) -> &'static str {
+    fn cannot_sleep(&self, _error: Errno) -> &'static str {
         "cannot sleep"
     }
 
@@ -155,7 +156,7 @@ fn callbacks_run_in_the_order_in_which_they_were_queued() {
     for number in 0..3 {
         program.soon(move |program| program.note(number.to_string()));
     }
-    program.soon(|program| program.event_loop.stop());
+    program.soon(|program| program.engine.stop());
     program.run().unwrap();
     assert_eq!(program.trace(), ["0", "1", "2"]);
 }
@@ -166,7 +167,7 @@ fn what_is_queued_before_a_sleep_is_not_slept_over() {
     program.before_sleep.set(Some(|program| {
         program.soon(|program| {
             program.note("queued");
-            program.event_loop.stop();
+            program.engine.stop();
         });
     }));
     program.run().unwrap();
@@ -183,11 +184,11 @@ fn what_a_callback_queues_waits_for_the_next_batch() {
     });
     program.soon(|program| {
         program.note("second");
-        program.event_loop.stop();
+        program.engine.stop();
     });
     program.run().unwrap();
     assert_eq!(program.trace(), ["first", "second"]);
-    program.soon(|program| program.event_loop.stop());
+    program.soon(|program| program.engine.stop());
     program.run().unwrap();
     assert_eq!(program.trace(), ["added"], "it was kept for the next run");
 }
@@ -195,7 +196,7 @@ fn what_a_callback_queues_waits_for_the_next_batch() {
 #[test]
 fn a_stop_before_the_run_ends_it_after_one_batch() {
     let program = Program::new(Clock::default());
-    program.event_loop.stop();
+    program.engine.stop();
     program.soon(|program| program.note("once"));
     program.run().unwrap();
     assert_eq!((program.trace(), program.batches.get()), (vec!["once".to_owned()], 1));
@@ -207,7 +208,7 @@ fn an_error_leaves_the_loop_and_the_rest_of_the_batch_stays() {
     program.try_soon(|_| Err("out"));
     program.soon(|program| {
         program.note("rest");
-        program.event_loop.stop();
+        program.engine.stop();
     });
     assert_eq!(program.run(), Err("out"));
     assert_eq!(program.batches.get(), 1, "the batch was finished off all the same");
@@ -221,8 +222,8 @@ fn timers_fire_when_the_clock_has_come_to_them_and_not_before() {
     program.at(1010, |program| program.note("late"));
     program.at(1000, |program| program.note("due"));
     let cancelled = program.at(1000, |program| program.note("cancelled"));
-    assert!(program.event_loop.cancel_timer(cancelled).is_some());
-    program.event_loop.stop();
+    assert!(program.engine.cancel_timer(cancelled).is_some());
+    program.engine.stop();
     program.run().unwrap();
     assert_eq!(program.trace(), ["due"]);
 }
@@ -231,10 +232,10 @@ fn timers_fire_when_the_clock_has_come_to_them_and_not_before() {
 fn a_sleep_ends_at_its_time_and_not_early() {
     let program = Program::new(Clock::default());
     let start = Instant::now();
-    let deadline_ns = program.event_loop.now_ns() + 20_000_000;
+    let deadline_ns = program.engine.now_ns() + 20_000_000;
     program.at(deadline_ns, move |program| {
-        assert!(program.event_loop.now_ns() >= deadline_ns);
-        program.event_loop.stop();
+        assert!(program.engine.now_ns() >= deadline_ns);
+        program.engine.stop();
     });
     program.run().unwrap();
     assert!(start.elapsed() >= Duration::from_millis(20));
@@ -245,11 +246,11 @@ fn ready_callbacks_come_before_io_and_io_before_timers() {
     let program = Program::new(Clock::default());
     let (reader, mut writer) = UnixStream::pair().unwrap();
     writer.write_all(b"x").unwrap();
-    let reactor = program.event_loop.reactor();
+    let reactor = program.engine.reactor();
     reactor.register(reader.as_raw_fd(), Named("socket"), Interest::READ).unwrap();
     program.at(0, |program| program.note("timer"));
     program.soon(|program| program.note("soon"));
-    program.event_loop.stop();
+    program.engine.stop();
     program.run().unwrap();
     assert_eq!(program.trace(), ["soon", "socket readable", "timer"]);
 }
@@ -260,12 +261,12 @@ fn io_is_looked_at_while_callbacks_keep_coming() {
         if program.trace.borrow().is_empty() {
             program.soon(again);
         } else {
-            program.event_loop.stop();
+            program.engine.stop();
         }
     }
     let program = Program::new(Clock::default());
     let (reader, mut writer) = UnixStream::pair().unwrap();
-    let reactor = program.event_loop.reactor();
+    let reactor = program.engine.reactor();
     reactor.register(reader.as_raw_fd(), Named("socket"), Interest::READ).unwrap();
     program.soon(move |program| {
         writer.write_all(b"x").unwrap();
@@ -282,7 +283,7 @@ fn callbacks_that_become_slow_hold_io_back_for_few_of_them() {
     /// Each takes as long as the poller may be left alone.
     fn slow(program: &Program, count: Rc<Cell<u32>>) {
         if !program.trace.borrow().is_empty() {
-            return program.event_loop.stop();
+            return program.engine.stop();
         }
         count.set(count.get() + 1);
         thread::sleep(Duration::from_micros(50));
@@ -299,7 +300,7 @@ fn callbacks_that_become_slow_hold_io_back_for_few_of_them() {
     for number_of_quick in 200..264 {
         let program = Program::new(Clock::default());
         let (reader, writer) = UnixStream::pair().unwrap();
-        let reactor = program.event_loop.reactor();
+        let reactor = program.engine.reactor();
         reactor.register(reader.as_raw_fd(), Named("socket"), Interest::READ).unwrap();
         let (writer, count) = (Rc::new(writer), Rc::default());
         quick(&program, number_of_quick, Rc::clone(&writer), Rc::clone(&count));
@@ -318,10 +319,10 @@ fn another_thread_ends_the_sleep_and_keeps_its_order() {
     unsafe impl Send for Numbers {}
     impl Numbers {
         fn push(&self, number: u32) {
-            self.0.push(Callback::Sent(number));
+            self.0.push(Callback::Sent(number)).ok().expect("the loop is open");
         }
     }
-    let numbers = Numbers(Arc::clone(program.event_loop.inbox()));
+    let numbers = Numbers(Arc::clone(program.engine.inbox()));
     let (started, start) = mpsc::channel();
     let sender = thread::spawn(move || {
         start.recv().unwrap();
@@ -331,9 +332,9 @@ fn another_thread_ends_the_sleep_and_keeps_its_order() {
     });
     fn until_all(program: &Program) {
         if program.trace.borrow().len() == 100 {
-            program.event_loop.stop();
+            program.engine.stop();
         } else {
-            let soon = program.event_loop.now_ns() + 1_000_000;
+            let soon = program.engine.now_ns() + 1_000_000;
             program.at(soon, until_all);
         }
     }
@@ -350,11 +351,11 @@ fn another_thread_ends_the_sleep_and_keeps_its_order() {
 #[test]
 fn signal_numbers_come_out_in_the_loop() {
     let program = Program::new(Clock::default());
-    let fd = program.event_loop.signal_writer().unwrap();
+    let fd = program.engine.signal_writer().unwrap();
     // SAFETY: the loop keeps the pipe open while it lives.
     let pipe = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     rustix::io::write(pipe, &[2, 15]).unwrap();
-    program.event_loop.stop();
+    program.engine.stop();
     program.run().unwrap();
     assert_eq!(program.trace(), ["signal 2", "signal 15"]);
 }
@@ -362,16 +363,16 @@ fn signal_numbers_come_out_in_the_loop() {
 #[test]
 fn signal_numbers_of_the_last_turn_are_to_be_had_and_may_be_kept() {
     let program = Program::new(Clock::default());
-    assert_eq!(program.event_loop.signals_since_poll(true), []);
-    let fd = program.event_loop.signal_writer().unwrap();
+    assert_eq!(program.engine.signals_since_poll(true), []);
+    let fd = program.engine.signal_writer().unwrap();
     // SAFETY: the loop keeps the pipe open while it lives.
     let pipe = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     rustix::io::write(pipe, &[2, 15]).unwrap();
-    assert_eq!(program.event_loop.signals_since_poll(true), [2, 15]);
-    assert_eq!(program.event_loop.signals_since_poll(false), [2, 15]);
+    assert_eq!(program.engine.signals_since_poll(true), [2, 15]);
+    assert_eq!(program.engine.signals_since_poll(false), [2, 15]);
     rustix::io::write(pipe, &[10]).unwrap();
-    assert_eq!(program.event_loop.signals_since_poll(true), [10]);
-    program.event_loop.stop();
+    assert_eq!(program.engine.signals_since_poll(true), [10]);
+    program.engine.stop();
     program.run().unwrap();
     assert_eq!(program.trace(), ["signal 10"]);
 }
@@ -384,6 +385,6 @@ fn clearing_drops_everything_that_waits() {
     program.soon(move |_| drop(a));
     program.at(u64::MAX, move |_| drop(b));
     assert_eq!(Rc::strong_count(&kept), 3);
-    program.event_loop.clear();
+    program.engine.clear();
     assert_eq!(Rc::strong_count(&kept), 1);
 }

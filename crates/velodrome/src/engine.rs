@@ -1,4 +1,4 @@
-//! The event loop: owns the parts and turns them, one tick after the other.
+//! The engine of every event loop: owns the parts and turns them, one tick after the other.
 //!
 //! A tick runs exactly the callbacks that were queued when its batch began; what they add waits
 //! for the next one, so nobody starves and descriptors are looked at regularly. While callbacks
@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    Clock, Error, Result,
+    Clock, Errno, Result,
     inbox::Inbox,
     poller::{Events, Readiness, Token},
     process::Process,
@@ -25,6 +25,8 @@ use crate::{
 pub trait Kind {
     /// What waits in the ready queue.
     type Callback;
+    /// What other threads send. In the loop's thread it becomes a callback.
+    type Sent: Into<Self::Callback>;
     /// What waits for its time. When it is due, it becomes a callback.
     type Timer: Into<Self::Callback>;
     /// Who hears of a descriptor.
@@ -45,7 +47,7 @@ pub trait Host<K: Kind> {
 
     /// What the run ends with if the loop cannot get the descriptors that it needs to sleep, or if
     /// somebody has closed them.
-    fn cannot_sleep(&self, error: Error) -> Self::Exit;
+    fn cannot_sleep(&self, error: Errno) -> Self::Exit;
 
     /// Runs a wait that may block, with whatever lock the host holds released.
     fn sleep<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R;
@@ -82,13 +84,13 @@ const MAX_NS_WITHOUT_POLL: u64 = 50_000;
 /// call that not every kernel or sandbox has.
 const LONGEST_POLL_NS: u64 = 24 * 3600 * 1_000_000_000;
 
-pub struct EventLoop<K: Kind> {
+pub struct Engine<K: Kind> {
     clock: Clock,
     /// How far the host's own clock is from ours.
     shift_ns: Cell<i64>,
     ready: RefCell<VecDeque<K::Callback>>,
     timers: RefCell<Timers<K::Timer>>,
-    inbox: Arc<Inbox<K::Callback>>,
+    inbox: Arc<Inbox<K::Sent>>,
     reactor: Reactor<K::Source>,
     /// Made it, or has taken it over.
     owner: Cell<Process>,
@@ -104,13 +106,13 @@ pub struct EventLoop<K: Kind> {
     last_poll_ns: Cell<u64>,
 }
 
-impl<K: Kind> Default for EventLoop<K> {
+impl<K: Kind> Default for Engine<K> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<K: Kind> EventLoop<K> {
+impl<K: Kind> Engine<K> {
     /// Makes no system call: descriptors are opened once something is watched or the loop has to
     /// sleep.
     pub fn new() -> Self {
@@ -120,7 +122,7 @@ impl<K: Kind> EventLoop<K> {
     pub fn with_clock(clock: Clock) -> Self {
         let waker = Arc::default();
         let inbox = Arc::new(Inbox::new(Arc::clone(&waker)));
-        EventLoop {
+        Engine {
             clock,
             shift_ns: Cell::new(0),
             ready: RefCell::default(),
@@ -264,7 +266,7 @@ impl<K: Kind> EventLoop<K> {
         match waited {
             Ok(()) => {}
             // Interrupted by a signal, which `polled` looks after.
-            Err(Error::INTR) => events.clear(),
+            Err(Errno::INTR) => events.clear(),
             // The poller is open no more, as somebody has closed what was not theirs.
             Err(error) => return Err(error),
         }
@@ -309,7 +311,8 @@ impl<K: Kind> EventLoop<K> {
 
     fn take_inbox(&self) {
         if self.inbox.is_filled() {
-            self.ready.borrow_mut().extend(self.inbox.take());
+            let sent = self.inbox.take();
+            self.ready.borrow_mut().extend(sent.into_iter().map(Into::into));
         }
     }
 
@@ -345,7 +348,7 @@ impl<K: Kind> EventLoop<K> {
         self.ready.borrow_mut().back_mut().and_then(change)
     }
 
-    /// Queues a timer. `deadline_ns` is on the clock of [`EventLoop::now_ns`].
+    /// Queues a timer. `deadline_ns` is on the clock of [`Engine::now_ns`].
     pub fn call_at(&self, deadline_ns: u64, timer: K::Timer) -> Key {
         self.timers.borrow_mut().insert(deadline_ns, timer)
     }
@@ -356,8 +359,13 @@ impl<K: Kind> EventLoop<K> {
         self.timers.borrow_mut().remove(key)
     }
 
+    /// Lends a timer that still waits.
+    pub fn timer_mut<R>(&self, key: Key, change: impl FnOnce(&mut K::Timer) -> R) -> Option<R> {
+        self.timers.borrow_mut().get_mut(key).map(change)
+    }
+
     /// The door for other threads.
-    pub fn inbox(&self) -> &Arc<Inbox<K::Callback>> {
+    pub fn inbox(&self) -> &Arc<Inbox<K::Sent>> {
         &self.inbox
     }
 
@@ -404,6 +412,12 @@ impl<K: Kind> EventLoop<K> {
         !self.owner.get().is_current()
     }
 
+    /// As [`Engine::clear`], and the inbox drops what is sent from now on.
+    pub fn close(&self) {
+        drop(self.inbox.close());
+        self.clear();
+    }
+
     /// Drops every callback, timer and source. Nothing is borrowed while they are dropped.
     pub fn clear(&self) {
         drop(self.ready.take());
@@ -417,13 +431,14 @@ impl<K: Kind> EventLoop<K> {
     pub fn inspect(
         &self,
         mut callback: impl FnMut(&K::Callback),
+        sent: impl FnMut(&K::Sent),
         mut timer: impl FnMut(&K::Timer),
         source: impl FnMut(&K::Source),
     ) {
         if let Ok(ready) = self.ready.try_borrow() {
             ready.iter().for_each(&mut callback);
         }
-        self.inbox.inspect(&mut callback);
+        self.inbox.inspect(sent);
         if let Ok(timers) = self.timers.try_borrow() {
             timers.iter().for_each(&mut timer);
         }
@@ -432,8 +447,8 @@ impl<K: Kind> EventLoop<K> {
 }
 
 /// Errors of the operating system that mean that descriptors, buffers or memory ran out.
-pub fn is_exhausted(error: Error) -> bool {
-    matches!(error, Error::MFILE | Error::NFILE | Error::NOBUFS | Error::NOMEM)
+pub fn is_exhausted(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
 }
 
 #[cfg(test)]
@@ -459,18 +474,19 @@ mod tests {
 
     impl Kind for Nothing {
         type Callback = ();
+        type Sent = ();
         type Timer = Timer;
         type Source = NoSource;
     }
 
     #[test]
     fn a_sleep_is_one_that_every_kernel_can_count() {
-        let event_loop = EventLoop::<Nothing>::new();
-        assert_eq!(event_loop.poll_timeout_ns(), None);
-        event_loop.call_at(u64::MAX, Timer);
-        assert_eq!(event_loop.poll_timeout_ns(), Some(LONGEST_POLL_NS));
+        let engine = Engine::<Nothing>::new();
+        assert_eq!(engine.poll_timeout_ns(), None);
+        engine.call_at(u64::MAX, Timer);
+        assert_eq!(engine.poll_timeout_ns(), Some(LONGEST_POLL_NS));
         assert!(LONGEST_POLL_NS / 1_000_000 < i32::MAX as u64);
-        event_loop.call_soon(());
-        assert_eq!(event_loop.poll_timeout_ns(), Some(0));
+        engine.call_soon(());
+        assert_eq!(engine.poll_timeout_ns(), Some(0));
     }
 }
