@@ -22,8 +22,10 @@
 pub mod client;
 pub mod clock;
 pub mod datagram;
+pub mod driver;
 pub mod engine;
 pub mod error;
+pub mod executor;
 pub mod inbox;
 pub mod life;
 pub mod net;
@@ -38,9 +40,35 @@ pub mod timer;
 pub mod tls;
 pub mod waker;
 
+mod async_fd;
+mod event_loop;
+mod events;
+mod gather;
+mod handle;
+mod sync;
+mod task;
+mod task_group;
+mod thread_pool;
+mod time;
+
+pub use async_fd::{Async, Direction, FdWakers};
 pub use clock::Clock;
 pub use engine::{Engine, Host, Kind, Source};
-pub use error::{Errno, Result};
+pub(crate) use error::Result;
+pub use error::{Errno, Error};
+pub use event_loop::{EventLoop, ExceptionHandler, LoopHandle, TaskFactory, TaskFuture};
+pub use events::{
+    DefaultEventLoopPolicy, EventLoopPolicy, all_tasks, create_task, current_task, get_event_loop,
+    get_event_loop_policy, get_running_loop, new_event_loop, run, set_event_loop,
+    set_event_loop_policy,
+};
+pub use gather::{Gather, GatherAll, gather};
+pub use handle::{Handle, TimerHandle};
 pub use inbox::Inbox;
+pub use net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 pub use poller::{Interest, Readiness};
+pub use sync::{Event, Lock, LockGuard, Queue, QueueEmpty, QueueFull};
+pub use task::{ExceptionContext, Step, Task, TaskError, TaskHandle, Woken, panic_message};
+pub use task_group::{Failure, TaskGroup, TaskGroupError, task_group};
+pub use time::{Sleep, TimedOut, sleep, timeout};
 pub use timer::{Key as TimerKey, Timers};

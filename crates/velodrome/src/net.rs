@@ -1,12 +1,23 @@
-//! Sockets: addresses and options that every stream needs.
+//! Sockets: addresses and options that every stream needs, and the async types over them.
+
+mod addresses;
+mod byte_stream;
+mod tcp;
+mod udp;
+mod unix;
 
 use std::os::fd::BorrowedFd;
+
+pub use addresses::{ToAddresses, resolve};
 
 pub use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketAddrUnix, SocketAddrV4, SocketAddrV6,
     SocketType, addr::SocketAddrStorage, recvfrom, sockopt::socket_domain as socket_family,
 };
 use rustix::net::{getsockname, sockopt};
+pub use tcp::{TcpListener, TcpStream};
+pub use udp::UdpSocket;
+pub use unix::{UnixListener, UnixStream};
 
 /// Every send is one that cannot block, and every receive has `DONTWAIT`, whatever the descriptor is
 /// set to: `O_NONBLOCK` belongs to the open file, and a user, or a child that inherited the socket,

@@ -1,0 +1,641 @@
+//! The event loop for Rust programs: closures and futures on the engine.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    io,
+    marker::PhantomData,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::{Pin, pin},
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use crate::{
+    async_fd::FdWakers,
+    driver::{self, Driver},
+    engine::{Engine, Host, Kind, Source},
+    error::{Errno, Error},
+    events::{self, Running},
+    executor::{Executor, Remote},
+    handle::{Handle, Scheduled, TimerHandle},
+    inbox::Inbox,
+    poller::{Interest, Readiness},
+    task::{ExceptionContext, Step, Task, TaskError, TaskHandle, Woken, panic_message},
+    timer::Key,
+};
+
+/// An event loop of this thread, as `asyncio.AbstractEventLoop`. Clones are the same loop.
+///
+/// ```
+/// let event_loop = velodrome::new_event_loop();
+/// event_loop.run_until_complete(velodrome::sleep(std::time::Duration::from_millis(1)))?;
+/// event_loop.close()?;
+/// # Ok::<(), velodrome::Error>(())
+/// ```
+///
+/// The last clone that is dropped closes the loop.
+#[derive(Clone)]
+pub struct EventLoop(Rc<Owner>);
+
+/// Closes the loop in the end, which its own tasks and timers would otherwise keep.
+struct Owner(Rc<Inner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+pub(crate) struct Inner {
+    engine: Engine<Closures>,
+    executor: Executor,
+    is_running: Cell<bool>,
+    is_closed: Cell<bool>,
+    exception_handler: RefCell<Option<Rc<dyn ExceptionHandler>>>,
+    task_factory: RefCell<Option<Rc<dyn TaskFactory>>>,
+    /// For those who get the loop from its tasks.
+    owner: RefCell<Weak<Owner>>,
+}
+
+/// What a loop of closures is made of.
+enum Closures {}
+
+impl Kind for Closures {
+    type Callback = Callback;
+    type Sent = Sent;
+    type Timer = Timer;
+    type Source = FdSource;
+}
+
+enum Callback {
+    Step(Step),
+    Wake(Waker),
+    Handle(Rc<dyn Scheduled>),
+    Once(Box<dyn FnOnce()>),
+    Woken(Woken),
+}
+
+/// What other threads send.
+enum Sent {
+    Woken(Woken),
+    Call(Box<dyn FnOnce() + Send>),
+}
+
+impl From<Sent> for Callback {
+    fn from(sent: Sent) -> Self {
+        match sent {
+            Sent::Woken(woken) => Callback::Woken(woken),
+            Sent::Call(callback) => Callback::Once(callback),
+        }
+    }
+}
+
+enum Timer {
+    Wake(Waker),
+    Handle(Rc<dyn Scheduled>),
+}
+
+impl From<Timer> for Callback {
+    fn from(timer: Timer) -> Self {
+        match timer {
+            Timer::Wake(waker) => Callback::Wake(waker),
+            Timer::Handle(handle) => Callback::Handle(handle),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct FdSource(Rc<FdWakers>);
+
+impl Source for FdSource {
+    type Callback = Callback;
+
+    fn ready(self, readiness: Readiness, push: &mut dyn FnMut(Callback)) {
+        self.0.ready(readiness, |waker| push(Callback::Wake(waker)));
+    }
+}
+
+struct ToInbox(Arc<Inbox<Sent>>);
+
+impl Remote for ToInbox {
+    fn send(&self, woken: Woken) {
+        // What a closed loop hands back is dropped.
+        let _ = self.0.push(Sent::Woken(woken));
+    }
+}
+
+impl Driver for Inner {
+    fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    #[inline]
+    fn schedule(&self, step: Step) {
+        self.engine.call_soon(Callback::Step(step));
+    }
+
+    fn call_soon(&self, callback: Box<dyn FnOnce()>) {
+        self.engine.call_soon(Callback::Once(callback));
+    }
+
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        self.engine.now_ns()
+    }
+
+    fn set_timer(&self, deadline_ns: u64, waker: Waker) -> Key {
+        self.engine.call_at(deadline_ns, Timer::Wake(waker))
+    }
+
+    fn renew_timer(&self, key: Key, waker: &Waker) -> bool {
+        let replaced = self.engine.timer_mut(key, |timer| match timer {
+            Timer::Wake(known) if known.will_wake(waker) => None,
+            timer => Some(std::mem::replace(timer, Timer::Wake(waker.clone()))),
+        });
+        replaced.is_some()
+    }
+
+    fn cancel_timer(&self, key: Key) {
+        drop(self.engine.cancel_timer(key));
+    }
+
+    fn add_fd(&self, fd: BorrowedFd<'_>, wakers: Rc<FdWakers>) -> io::Result<()> {
+        if self.is_closed.get() {
+            return Err(io::Error::other(Error::Closed));
+        }
+        let interest = Interest::READ | Interest::WRITE | Interest::EDGE;
+        let replaced =
+            self.engine.reactor().register(fd.as_raw_fd(), FdSource(wakers), interest)?;
+        drop(replaced);
+        Ok(())
+    }
+
+    fn remove_fd(&self, fd: RawFd) {
+        drop(self.engine.reactor().deregister(fd));
+    }
+
+    fn report(&self, context: ExceptionContext) {
+        self.call_exception_handler(&context);
+    }
+}
+
+impl Host<Closures> for Inner {
+    type Exit = Error;
+
+    #[inline]
+    fn call(&self, callback: Callback) -> Result<(), Error> {
+        let called = catch_unwind(AssertUnwindSafe(|| match callback {
+            Callback::Step(step) => step.run(),
+            Callback::Wake(waker) => waker.wake(),
+            Callback::Handle(handle) => handle.run(),
+            Callback::Once(callback) => callback(),
+            Callback::Woken(woken) => woken.resume(),
+        }));
+        if let Err(exception) = called {
+            self.callback_panicked(exception);
+        }
+        Ok(())
+    }
+
+    fn falls_asleep(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    fn cannot_sleep(&self, error: Errno) -> Error {
+        Error::Io(error.into())
+    }
+
+    fn sleep<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R {
+        wait()
+    }
+
+    fn polled(&self, _signals: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn batch_done(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl Inner {
+    #[cold]
+    fn callback_panicked(&self, exception: Box<dyn Any + Send>) {
+        let message = "Exception in callback".into();
+        self.call_exception_handler(&ExceptionContext { message, exception, task: None });
+    }
+
+    fn call_exception_handler(&self, context: &ExceptionContext) {
+        let handler = self.exception_handler.borrow().clone();
+        let event_loop = self.owner.borrow().upgrade().map(EventLoop);
+        let (Some(handler), Some(event_loop)) = (handler, event_loop) else {
+            default_exception_handler(context);
+            return;
+        };
+        let handled = catch_unwind(AssertUnwindSafe(|| handler.handle(&event_loop, context)));
+        if let Err(exception) = handled {
+            default_exception_handler(&ExceptionContext {
+                message: "Unhandled error in exception handler".into(),
+                exception,
+                task: None,
+            });
+            default_exception_handler(context);
+        }
+    }
+
+    fn close(&self) {
+        if self.is_closed.replace(true) {
+            return;
+        }
+        self.executor.close();
+        self.engine.close();
+        let dropped = (self.exception_handler.take(), self.task_factory.take());
+        drop(dropped);
+    }
+}
+
+/// asyncio's way of telling: on standard error.
+fn default_exception_handler(context: &ExceptionContext) {
+    let of_task = context.task.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    let exception = panic_message(context.exception.as_ref());
+    eprintln!("velodrome: {}{of_task}: {exception}", context.message);
+}
+
+/// Who is told of panics that nobody else hears of. Closures of this shape are handlers.
+pub trait ExceptionHandler {
+    fn handle(&self, event_loop: &EventLoop, context: &ExceptionContext);
+}
+
+impl<F: Fn(&EventLoop, &ExceptionContext)> ExceptionHandler for F {
+    fn handle(&self, event_loop: &EventLoop, context: &ExceptionContext) {
+        self(event_loop, context);
+    }
+}
+
+/// The future of a task that a [`TaskFactory`] makes. It leaves its output by itself.
+pub type TaskFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Makes the tasks of a loop. Closures of this shape are factories.
+///
+/// ```
+/// # use std::{cell::Cell, rc::Rc};
+/// use velodrome::{EventLoop, TaskFuture};
+///
+/// let event_loop = velodrome::new_event_loop();
+/// let made = Rc::new(Cell::new(0));
+/// let count = made.clone();
+/// event_loop.set_task_factory(Some(move |event_loop: &EventLoop, future: TaskFuture| {
+///     count.set(count.get() + 1);
+///     event_loop.new_task(future)
+/// }));
+/// let answer = event_loop.run_until_complete(async { velodrome::create_task(async { 42 }).await });
+/// assert_eq!(answer?.unwrap(), 42);
+/// assert_eq!(made.get(), 2, "the outer one is a task, too");
+/// # Ok::<(), velodrome::Error>(())
+/// ```
+pub trait TaskFactory {
+    /// Makes a task of `future`, by [`EventLoop::new_task`] in the end.
+    fn create_task(&self, event_loop: &EventLoop, future: TaskFuture) -> Task<()>;
+}
+
+impl<F: Fn(&EventLoop, TaskFuture) -> Task<()>> TaskFactory for F {
+    fn create_task(&self, event_loop: &EventLoop, future: TaskFuture) -> Task<()> {
+        self(event_loop, future)
+    }
+}
+
+impl Default for EventLoop {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl EventLoop {
+    /// A loop of this thread. It is nobody's current loop until [`set_event_loop`](crate::set_event_loop).
+    ///
+    /// It opens no descriptors until it has to sleep.
+    pub fn new() -> Self {
+        let engine = Engine::new();
+        let executor = Executor::new(ToInbox(Arc::clone(engine.inbox())));
+        let inner = Rc::new(Inner {
+            engine,
+            executor,
+            is_running: Cell::new(false),
+            is_closed: Cell::new(false),
+            exception_handler: RefCell::default(),
+            task_factory: RefCell::default(),
+            owner: RefCell::default(),
+        });
+        inner.executor.bind(Rc::clone(&inner) as Rc<dyn Driver>);
+        let owner = Rc::new(Owner(inner));
+        owner.0.owner.replace(Rc::downgrade(&owner));
+        EventLoop(owner)
+    }
+
+    fn inner(&self) -> &Rc<Inner> {
+        &self.0.0
+    }
+
+    // ---- running ---------------------------------------------------------------------------
+
+    /// Runs until [`EventLoop::stop`] is called.
+    pub fn run_forever(&self) -> Result<(), Error> {
+        self.check_can_run()?;
+        let inner = self.inner();
+        let _running = Running::enter(self.clone());
+        let _entered = driver::enter(Rc::clone(inner) as Rc<dyn Driver>);
+        inner.is_running.set(true);
+        let _ended = Ended(&inner.is_running);
+        inner.engine.run(&**inner)
+    }
+
+    /// Runs until `future` is done, and returns its output. It is a task, as all that a loop runs.
+    ///
+    /// A panic of the future goes on here. Fails as asyncio's does: while a loop is running, after
+    /// `close`, and if `stop` comes first.
+    pub fn run_until_complete<F: Future>(&self, future: F) -> Result<F::Output, Error> {
+        self.check_can_run()?;
+        let mut output = None;
+        let outcome = {
+            let future = pin!(async { output = Some(future.await) });
+            let (lent, _recalled) = lend(future);
+            let mut task = Aborted(self.task_of_factory(Box::pin(lent)));
+            let stop = Rc::clone(self.inner());
+            task.0.add_done_callback(move || stop.engine.stop());
+            self.run_forever()?;
+            task.0.result()
+        };
+        match outcome {
+            Some(Ok(())) => output.ok_or(Error::Cancelled),
+            Some(Err(TaskError::Cancelled)) => Err(Error::Cancelled),
+            Some(Err(TaskError::Panicked(panic))) => resume_unwind(panic),
+            None => Err(Error::Stopped),
+        }
+    }
+
+    fn check_can_run(&self) -> Result<(), Error> {
+        if self.is_closed() {
+            Err(Error::Closed)
+        } else if self.is_running() {
+            Err(Error::Running)
+        } else if events::is_running() {
+            Err(Error::AnotherIsRunning)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ends the run after the batch of callbacks that is under way, or after the next one.
+    pub fn stop(&self) {
+        self.inner().engine.stop();
+    }
+
+    /// Drops everything that waits; the futures of tasks among it. Idempotent. Fails while the loop is
+    /// running.
+    pub fn close(&self) -> Result<(), Error> {
+        if self.is_running() {
+            return Err(Error::Running);
+        }
+        self.inner().close();
+        Ok(())
+    }
+
+    /// Whether the loop is running.
+    pub fn is_running(&self) -> bool {
+        self.inner().is_running.get()
+    }
+
+    /// Whether the loop was closed.
+    pub fn is_closed(&self) -> bool {
+        self.inner().is_closed.get()
+    }
+
+    /// The time on the loop's clock, which never goes back; since an arbitrary start.
+    pub fn time(&self) -> Duration {
+        Duration::from_nanos(self.inner().engine.now_ns())
+    }
+
+    // ---- callbacks -------------------------------------------------------------------------
+
+    /// Calls `callback` in the next tick. A panic in it goes to the exception handler.
+    ///
+    /// A loop that is closed drops it.
+    pub fn call_soon(&self, callback: impl FnOnce() + 'static) -> Handle {
+        let (handle, scheduled) = Handle::new(callback);
+        if self.is_closed() {
+            handle.cancel();
+        } else {
+            self.inner().engine.call_soon(Callback::Handle(scheduled));
+        }
+        handle
+    }
+
+    /// Calls `callback` after `delay`, never before.
+    pub fn call_later(&self, delay: Duration, callback: impl FnOnce() + 'static) -> TimerHandle {
+        self.call_at(self.time().saturating_add(delay), callback)
+    }
+
+    /// Calls `callback` at `when` on the clock of [`EventLoop::time`], never before. Callbacks of one time
+    /// are called in the order in which they were added.
+    pub fn call_at(&self, when: Duration, callback: impl FnOnce() + 'static) -> TimerHandle {
+        let (handle, scheduled) = Handle::new(callback);
+        if self.is_closed() {
+            handle.cancel();
+            return TimerHandle::new(handle, when, None);
+        }
+        let deadline_ns = u64::try_from(when.as_nanos()).unwrap_or(u64::MAX);
+        let key = self.inner().engine.call_at(deadline_ns, Timer::Handle(scheduled));
+        TimerHandle::new(handle, when, Some((Rc::downgrade(self.inner()), key)))
+    }
+
+    /// What other threads call the loop by.
+    pub fn handle(&self) -> LoopHandle {
+        LoopHandle(Arc::clone(self.inner().engine.inbox()))
+    }
+
+    // ---- tasks -----------------------------------------------------------------------------
+
+    /// Runs a future on the loop by itself, from the next tick on. It need not be `Send`.
+    ///
+    /// A loop that is closed drops it, and the task is cancelled.
+    pub fn create_task<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
+        if self.inner().task_factory.borrow().is_none() {
+            return self.inner().executor.spawn(future);
+        }
+        let output = Rc::new(Cell::new(None));
+        let place = Rc::clone(&output);
+        let future = Box::pin(async move { place.set(Some(future.await)) });
+        Task::with_output(self.task_of_factory(future), output)
+    }
+
+    fn task_of_factory(&self, future: TaskFuture) -> Task<()> {
+        let factory = self.inner().task_factory.borrow().clone();
+        match factory {
+            Some(factory) => factory.create_task(self, future),
+            None => self.new_task(future),
+        }
+    }
+
+    /// Makes a task past the task factory: for factories.
+    pub fn new_task(&self, future: TaskFuture) -> Task<()> {
+        self.inner().executor.spawn(future)
+    }
+
+    /// Has all tasks made by `factory`, or by the loop itself again.
+    pub fn set_task_factory(&self, factory: Option<impl TaskFactory + 'static>) {
+        let factory = factory.map(|factory| Rc::new(factory) as Rc<dyn TaskFactory>);
+        let before = self.inner().task_factory.replace(factory);
+        drop(before);
+    }
+
+    /// The factory that was set.
+    pub fn get_task_factory(&self) -> Option<Rc<dyn TaskFactory>> {
+        self.inner().task_factory.borrow().clone()
+    }
+
+    /// The tasks that are not done, the oldest first.
+    pub fn all_tasks(&self) -> Vec<TaskHandle> {
+        self.inner().executor.all_tasks()
+    }
+
+    // ---- reports ---------------------------------------------------------------------------
+
+    /// Has panics told to `handler`, or on standard error again.
+    pub fn set_exception_handler(&self, handler: Option<impl ExceptionHandler + 'static>) {
+        let handler = handler.map(|handler| Rc::new(handler) as Rc<dyn ExceptionHandler>);
+        let before = self.inner().exception_handler.replace(handler);
+        drop(before);
+    }
+
+    /// The handler that was set.
+    pub fn get_exception_handler(&self) -> Option<Rc<dyn ExceptionHandler>> {
+        self.inner().exception_handler.borrow().clone()
+    }
+
+    /// Tells the exception handler. A panic in the handler is told on standard error.
+    pub fn call_exception_handler(&self, context: &ExceptionContext) {
+        self.inner().call_exception_handler(context);
+    }
+
+    /// What is done without a handler: a line on standard error.
+    pub fn default_exception_handler(&self, context: &ExceptionContext) {
+        default_exception_handler(context);
+    }
+
+    // ---- threads ---------------------------------------------------------------------------
+
+    /// Runs `function` in a thread of the loop's pool, and gives its output. A panic in it goes on where
+    /// it is awaited.
+    pub async fn run_in_executor<R: Send + 'static>(
+        &self,
+        function: impl FnOnce() -> R + Send + 'static,
+    ) -> R {
+        let job = self.inner().executor.run_blocking(function);
+        match job.await {
+            Ok(output) => output,
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// Waits until the threads of the pool have done all that they were given.
+    pub async fn shutdown_default_executor(&self) {
+        let threads = self.inner().executor.take_threads();
+        if let Some(threads) = threads {
+            threads.shut_down().await;
+        }
+    }
+}
+
+impl std::fmt::Debug for EventLoop {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("EventLoop")
+            .field("running", &self.is_running())
+            .field("closed", &self.is_closed())
+            .finish()
+    }
+}
+
+/// A loop as other threads have it.
+///
+/// ```
+/// # velodrome::run(async {
+/// let event_loop = velodrome::get_running_loop()?;
+/// let handle = event_loop.handle();
+/// let event = std::rc::Rc::new(velodrome::Event::new());
+/// # let _ = event;
+/// std::thread::spawn(move || handle.call_soon_threadsafe(|| println!("in the loop's thread")));
+/// # Ok::<(), velodrome::Error>(())
+/// # }).unwrap().unwrap();
+/// ```
+#[derive(Clone)]
+pub struct LoopHandle(Arc<Inbox<Sent>>);
+
+impl LoopHandle {
+    /// Calls `callback` in the loop's thread, soon; in the order of the calls. False if the loop is closed,
+    /// which drops it.
+    pub fn call_soon_threadsafe(&self, callback: impl FnOnce() + Send + 'static) -> bool {
+        self.0.push(Sent::Call(Box::new(callback))).is_ok()
+    }
+}
+
+/// The task of a run that may end before it.
+struct Aborted(Task<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+type Erased<'a> = Pin<&'a mut dyn Future<Output = ()>>;
+
+/// A future that a run lends to its task, whoever has that in the end: once it is recalled, the task waits
+/// for ever.
+struct Lent(Rc<Cell<Option<Erased<'static>>>>);
+
+fn lend<'a>(future: Erased<'a>) -> (Lent, Recalled<'a>) {
+    // SAFETY: it is used by `Lent` alone, which takes it out of the place that they share to poll it, and
+    // puts it back. `Recalled` has the true lifetime, and empties the place in the end. It is not leaked:
+    // the one who lends keeps it in a local variable.
+    let future: Erased<'static> = unsafe { std::mem::transmute(future) };
+    let place = Rc::new(Cell::new(Some(future)));
+    (Lent(Rc::clone(&place)), Recalled { place, lent: PhantomData })
+}
+
+impl Future for Lent {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(mut future) = self.0.take() else { return Poll::Pending };
+        let polled = future.as_mut().poll(context);
+        if polled.is_pending() {
+            self.0.set(Some(future));
+        }
+        polled
+    }
+}
+
+struct Recalled<'a> {
+    place: Rc<Cell<Option<Erased<'static>>>>,
+    lent: PhantomData<Erased<'a>>,
+}
+
+impl Drop for Recalled<'_> {
+    fn drop(&mut self) {
+        self.place.take();
+    }
+}
+
+/// Says that a run is over, whatever ends it.
+struct Ended<'a>(&'a Cell<bool>);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}

@@ -1,0 +1,192 @@
+//! Rust futures on a loop's ready queue: the tasks of one thread.
+//!
+//! A task belongs to the thread that made it. There it is polled and dropped, so its future need not
+//! be `Send`. Its wakers may go anywhere: in the task's own thread a wake-up goes straight into the
+//! ready queue, from any other through the loop's inbox.
+
+use std::{
+    cell::{Cell, RefCell},
+    marker::PhantomData,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use slab::Slab;
+
+use crate::{
+    driver::Driver,
+    task::{
+        Task, TaskHandle,
+        raw::{Current, RawTask, Woken},
+    },
+    thread_pool::ThreadPool,
+};
+
+/// How other threads reach a loop.
+pub trait Remote: Send + Sync {
+    /// Sees to it that [`Woken::resume`] is called in the loop's thread, soon. Drops it if the loop is
+    /// closed.
+    fn send(&self, woken: Woken);
+}
+
+/// The tasks of a loop. It stays in the thread that made it.
+pub struct Executor {
+    shared: Arc<Shared>,
+    /// Made by the first function that blocks.
+    threads: RefCell<Option<ThreadPool>>,
+    of_thread: PhantomData<Rc<()>>,
+}
+
+/// What a task knows of its executor, in any thread.
+pub(crate) struct Shared {
+    thread: Thread,
+    pub remote: Box<dyn Remote>,
+    local: Local,
+}
+
+// SAFETY: `local` is all that threads must not share. `Shared::local` lends it in the thread that
+// made it alone, told by a number that no other thread ever has. It is dropped with the last owner, in
+// whatever thread that is: an executor is one until its `drop` has emptied `local`.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+/// The part for the executor's own thread.
+pub(crate) struct Local {
+    driver: RefCell<Option<Rc<dyn Driver>>>,
+    /// The tasks that are not done.
+    pub tasks: RefCell<Slab<RawTask>>,
+    /// The task that is being polled.
+    pub current: Current,
+    next_id: Cell<u64>,
+}
+
+impl Local {
+    /// The loop, until it is closed.
+    #[inline]
+    pub fn driver(&self) -> Option<Rc<dyn Driver>> {
+        self.driver.borrow().clone()
+    }
+}
+
+impl Shared {
+    /// The part for the executor's own thread, if this is it.
+    #[inline]
+    pub fn local(&self) -> Option<&Local> {
+        (self.thread == Thread::current()).then_some(&self.local)
+    }
+}
+
+impl Executor {
+    /// An executor of this thread. It runs nothing until [`Executor::bind`].
+    pub fn new(remote: impl Remote + 'static) -> Self {
+        let local = Local {
+            driver: RefCell::new(None),
+            tasks: RefCell::default(),
+            current: Current::default(),
+            next_id: Cell::new(1),
+        };
+        let shared = Shared { thread: Thread::current(), remote: Box::new(remote), local };
+        Executor { shared: Arc::new(shared), threads: RefCell::default(), of_thread: PhantomData }
+    }
+
+    /// Says which loop runs the tasks. The executor keeps it until it is closed.
+    pub fn bind(&self, driver: Rc<dyn Driver>) {
+        self.shared.local.driver.replace(Some(driver));
+    }
+
+    fn local(&self) -> &Local {
+        &self.shared.local
+    }
+
+    /// Makes a task, whose first step is queued. Once the executor is closed, the future is dropped and
+    /// the task cancelled.
+    pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
+        let local = self.local();
+        let id = local.next_id.replace(local.next_id.get() + 1);
+        let task = RawTask::new(future, Arc::clone(&self.shared), id);
+        if local.driver.borrow().is_some() {
+            let place = local.tasks.borrow_mut().insert(task.clone());
+            task.start(place);
+        } else {
+            task.abort();
+        }
+        Task::of(task)
+    }
+
+    /// The task that is being polled.
+    pub fn current_task(&self) -> Option<TaskHandle> {
+        self.local().current.get().map(TaskHandle::of)
+    }
+
+    /// The tasks that are not done, the oldest first.
+    pub fn all_tasks(&self) -> Vec<TaskHandle> {
+        let tasks = self.local().tasks.borrow();
+        let mut handles: Vec<_> =
+            tasks.iter().map(|(_, task)| TaskHandle::of(task.clone())).collect();
+        handles.sort_by_key(TaskHandle::id);
+        handles
+    }
+
+    /// Runs a function that blocks in a thread of the loop's pool, as soon as one is free. The future gives
+    /// its output, or what it panicked with.
+    pub fn run_blocking<R: Send + 'static, F: FnOnce() -> R + Send + 'static>(
+        &self,
+        function: F,
+    ) -> impl Future<Output = thread::Result<R>> + use<R, F> {
+        self.threads.borrow_mut().get_or_insert_with(ThreadPool::default).run(function)
+    }
+
+    /// The pool, to be shut down; the next function that blocks makes a new one.
+    pub(crate) fn take_threads(&self) -> Option<ThreadPool> {
+        self.threads.take()
+    }
+
+    /// Drops the futures of all tasks, which end as cancelled. Afterwards nothing runs and nothing can be
+    /// spawned.
+    pub fn close(&self) {
+        // What a destructor spawns is dropped, too.
+        let driver = self.local().driver.take();
+        loop {
+            let task = self.local().tasks.borrow().iter().next().map(|(_, task)| task.clone());
+            let Some(task) = task else { break };
+            task.abort();
+        }
+        drop(self.take_threads());
+        drop(driver);
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The number of a thread. No two threads of a process ever have the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Thread(u64);
+
+impl Thread {
+    #[inline]
+    fn current() -> Self {
+        thread_local! {
+            static NUMBER: Cell<u64> = const { Cell::new(0) };
+        }
+        #[cold]
+        fn new_number(number: &Cell<u64>) -> u64 {
+            static NEXT: AtomicU64 = AtomicU64::new(1);
+            number.set(NEXT.fetch_add(1, Relaxed));
+            number.get()
+        }
+        // It has no destructor, so it is there to the end of the thread.
+        Thread(NUMBER.with(|number| match number.get() {
+            0 => new_number(number),
+            known => known,
+        }))
+    }
+}

@@ -1,0 +1,169 @@
+use std::{
+    io::{self, IoSlice},
+    net::{Shutdown, SocketAddr},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, getpeername, getsockname, ipproto, listen,
+    socket_with, sockopt,
+};
+
+use super::{
+    ToAddresses,
+    addresses::first_that_works,
+    byte_stream::{ByteListener, ByteStream},
+    set_nodelay,
+};
+
+/// How many connections wait to be accepted: asyncio's number.
+pub(super) const BACKLOG: i32 = 100;
+
+/// A TCP connection. Nagle's algorithm is off.
+///
+/// ```
+/// # velodrome::run(async {
+/// let listener = velodrome::TcpListener::bind("127.0.0.1:0").await?;
+/// let address = listener.local_addr()?;
+/// let server = velodrome::create_task(async move {
+///     let (connection, _peer) = listener.accept().await?;
+///     let mut buffer = [0; 5];
+///     connection.read_exact(&mut buffer).await?;
+///     connection.write_all(&buffer).await
+/// });
+/// let connection = velodrome::TcpStream::connect(address).await?;
+/// connection.write_all(b"hello").await?;
+/// let mut answer = [0; 5];
+/// connection.read_exact(&mut answer).await?;
+/// assert_eq!(&answer, b"hello");
+/// server.await.unwrap()
+/// # }).unwrap().unwrap();
+/// ```
+///
+/// Reading and writing take `&self`: two tasks may share a connection in an `Rc`, one for each direction.
+#[derive(Debug)]
+pub struct TcpStream(ByteStream);
+
+impl TcpStream {
+    /// Connects to the first address of `to` that answers.
+    pub async fn connect(to: impl ToAddresses) -> io::Result<Self> {
+        first_that_works(to, async |address: SocketAddr| {
+            let stream = ByteStream::connect(&address.into()).await?;
+            set_nodelay(stream.as_fd());
+            Ok(TcpStream(stream))
+        })
+        .await
+    }
+
+    /// Takes a connection over, which must be non-blocking.
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(TcpStream(ByteStream::new(stream.into())?))
+    }
+
+    /// Gives the connection back. It stays non-blocking.
+    pub fn into_std(self) -> std::net::TcpStream {
+        self.0.into_fd().into()
+    }
+
+    /// Receives what is there, at least a byte; 0 at the end.
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).await
+    }
+
+    /// Receives until the buffer is full. `UnexpectedEof` if the end comes first.
+    pub async fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact(buffer).await
+    }
+
+    /// Sends what the socket takes, at least a byte.
+    pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).await
+    }
+
+    /// Sends all.
+    pub async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).await
+    }
+
+    /// Says that no more is sent, or read.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.0.shutdown(how)
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(getsockname(self.as_fd())?.try_into()?)
+    }
+
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        let peer = getpeername(self.as_fd())?.ok_or(io::ErrorKind::NotConnected)?;
+        Ok(peer.try_into()?)
+    }
+
+    /// Turns Nagle's algorithm on (`false`) or off.
+    pub fn set_nodelay(&self, is_off: bool) -> io::Result<()> {
+        Ok(sockopt::set_tcp_nodelay(self.as_fd(), is_off)?)
+    }
+}
+
+impl AsFd for TcpStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+super::byte_stream::futures_io!(TcpStream);
+
+/// A socket that accepts TCP connections.
+#[derive(Debug)]
+pub struct TcpListener(ByteListener);
+
+impl TcpListener {
+    /// Listens at the first address of `to` that is free, as `loop.create_server` does: the address can be
+    /// used again at once after the end.
+    pub async fn bind(to: impl ToAddresses) -> io::Result<Self> {
+        first_that_works(to, async |address| {
+            let fd = socket_of(address, SocketType::STREAM)?;
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+            if address.is_ipv6() {
+                sockopt::set_ipv6_v6only(&fd, true)?;
+            }
+            bind(&fd, &address)?;
+            listen(&fd, BACKLOG)?;
+            Ok(TcpListener(ByteListener::new(fd)?))
+        })
+        .await
+    }
+
+    /// Takes a listening socket over.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(TcpListener(ByteListener::new(listener.into())?))
+    }
+
+    /// The next connection, and where it comes from. An error may be one of that connection only.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = self.0.accept().await?;
+        set_nodelay(stream.as_fd());
+        let peer = peer.ok_or(io::ErrorKind::NotConnected)?;
+        Ok((TcpStream(stream), peer.try_into()?))
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(getsockname(self.as_fd())?.try_into()?)
+    }
+}
+
+impl AsFd for TcpListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+pub(super) fn socket_of(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let protocol = (kind == SocketType::STREAM).then_some(ipproto::TCP);
+    Ok(socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, protocol)?)
+}

@@ -1,0 +1,106 @@
+use std::{
+    io::{self, IoSlice},
+    net::Shutdown,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair,
+};
+
+use super::{
+    byte_stream::{ByteListener, ByteStream},
+    tcp::BACKLOG,
+};
+
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
+/// A connection of two ends on one machine.
+#[derive(Debug)]
+pub struct UnixStream(ByteStream);
+
+impl UnixStream {
+    /// Connects to the socket at `path`.
+    pub async fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
+        let address = SocketAddrUnix::new(path.as_ref())?;
+        Ok(UnixStream(ByteStream::connect(&address.into()).await?))
+    }
+
+    /// The two ends of a connection.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+        Ok((UnixStream(ByteStream::new(one)?), UnixStream(ByteStream::new(other)?)))
+    }
+
+    /// Takes a connection over.
+    pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(UnixStream(ByteStream::new(OwnedFd::from(stream))?))
+    }
+
+    /// Gives the connection back. It stays non-blocking.
+    pub fn into_std(self) -> std::os::unix::net::UnixStream {
+        self.0.into_fd().into()
+    }
+
+    /// Receives what is there, at least a byte; 0 at the end.
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).await
+    }
+
+    /// Receives until the buffer is full. `UnexpectedEof` if the end comes first.
+    pub async fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact(buffer).await
+    }
+
+    /// Sends what the socket takes, at least a byte.
+    pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).await
+    }
+
+    /// Sends all.
+    pub async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).await
+    }
+
+    /// Says that no more is sent, or read.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.0.shutdown(how)
+    }
+}
+
+impl AsFd for UnixStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+super::byte_stream::futures_io!(UnixStream);
+
+/// A socket that accepts connections at a path of the file system.
+#[derive(Debug)]
+pub struct UnixListener(ByteListener);
+
+impl UnixListener {
+    /// Listens at `path`, where there must be nothing. The file stays there in the end.
+    pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
+        let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+        bind(&fd, &SocketAddrUnix::new(path.as_ref())?)?;
+        listen(&fd, BACKLOG)?;
+        Ok(UnixListener(ByteListener::new(fd)?))
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(UnixStream(self.0.accept().await?.0))
+    }
+}
+
+impl AsFd for UnixListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

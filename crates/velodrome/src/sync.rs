@@ -1,0 +1,13 @@
+//! What tasks of one loop share: `Event`, `Lock`, `Queue`, as in asyncio. First come, first served.
+//!
+//! They are for one thread. From another one, go through
+//! [`LoopHandle::call_soon_threadsafe`](crate::LoopHandle::call_soon_threadsafe).
+
+mod event;
+mod lock;
+mod queue;
+mod waiters;
+
+pub use event::Event;
+pub use lock::{Lock, LockGuard};
+pub use queue::{Queue, QueueEmpty, QueueFull};

@@ -1,0 +1,577 @@
+//! A task in memory: a header, and behind it the future or what became of it.
+//!
+//! Owners are counted: the executor's list until the task is done, the [`Task`](super::Task), each
+//! waker, and each place in a queue. The count is all that other threads touch, beside one flag. The
+//! future and its outcome are dropped in the executor's thread before the executor's list lets go, so
+//! whatever thread is the last owner frees memory and nothing else.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell, UnsafeCell},
+    mem::{self, ManuallyDrop},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    process::abort,
+    ptr::{NonNull, drop_in_place},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+            fence,
+        },
+    },
+    task::{Context, Poll, RawWaker, RawWakerVTable, Waker},
+};
+
+use super::{ExceptionContext, TaskError};
+use crate::executor::{Local, Shared};
+
+/// In a queue, or to be put there once the step that is under way has ended.
+const SCHEDULED: u8 = 1;
+const RUNNING: u8 = 2;
+const DONE: u8 = 4;
+/// The next step drops the future instead of polling it.
+const CANCELLED: u8 = 8;
+/// There is a `Task` that may ask for the outcome.
+const HAS_TASK: u8 = 16;
+/// ...and has waited for it.
+const AWAITED: u8 = 32;
+/// Nobody is told of a panic.
+const SILENT: u8 = 64;
+
+/// The place of a task that is not in the executor's list.
+const NOWHERE: usize = usize::MAX;
+
+struct Header {
+    owners: AtomicUsize,
+    /// Woken by another thread, and the executor's has not heard of it.
+    woken: AtomicBool,
+    /// From here on for the executor's own thread only.
+    state: Cell<u8>,
+    place: Cell<usize>,
+    id: u64,
+    name: RefCell<Option<Box<str>>>,
+    waiters: RefCell<Waiters>,
+    shared: Arc<Shared>,
+    vtable: &'static Vtable,
+}
+
+/// What depends on the type of the future. All but `free` are for the executor's thread.
+struct Vtable {
+    /// True if the task has come to its end.
+    poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> bool,
+    /// Drops the future; the outcome is an error.
+    cancel: unsafe fn(NonNull<Header>),
+    /// Moves the outcome into an `Option<Result<T, TaskError>>`, if it is there.
+    take: unsafe fn(NonNull<Header>, *mut ()),
+    /// Drops the outcome; returns the panic that it may be.
+    discard: unsafe fn(NonNull<Header>) -> Option<Box<dyn Any + Send>>,
+    free: unsafe fn(NonNull<Header>),
+}
+
+#[repr(C)]
+struct Memory<F: Future> {
+    header: Header,
+    stage: UnsafeCell<Stage<F>>,
+}
+
+enum Stage<F: Future> {
+    Future(F),
+    Outcome(Result<F::Output, TaskError>),
+    Taken,
+}
+
+/// Who is told of the end, in the order of asking.
+#[derive(Default)]
+struct Waiters {
+    first: Option<Waiter>,
+    more: Vec<Waiter>,
+}
+
+enum Waiter {
+    Waker(Waker),
+    Callback(Box<dyn FnOnce()>),
+}
+
+impl<F: Future> Memory<F> {
+    const VTABLE: Vtable = Vtable {
+        poll: Self::poll,
+        cancel: Self::cancel,
+        take: Self::take,
+        discard: Self::discard,
+        free: Self::free,
+    };
+
+    /// # Safety
+    ///
+    /// The header of a `Memory<F>`, in the executor's thread, and nobody else is in its stage.
+    unsafe fn stage<'a>(header: NonNull<Header>) -> &'a mut Stage<F> {
+        // SAFETY: the header is the first field of a `Memory<F>` in `repr(C)`; the rest is promised.
+        unsafe { &mut *header.cast::<Self>().as_ref().stage.get() }
+    }
+
+    unsafe fn poll(header: NonNull<Header>, context: &mut Context<'_>) -> bool {
+        // SAFETY: promised by the caller. While the future runs it cannot get here again, as RUNNING
+        // keeps every other step away.
+        let stage = unsafe { Self::stage(header) };
+        let Stage::Future(future) = stage else { return true };
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: the future lies in the task's memory until it is dropped there.
+            unsafe { Pin::new_unchecked(&mut *future) }.poll(context)
+        }));
+        let outcome = match polled {
+            Ok(Poll::Pending) => return false,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(panic) => Err(TaskError::Panicked(panic)),
+        };
+        Self::end(stage, outcome);
+        true
+    }
+
+    unsafe fn cancel(header: NonNull<Header>) {
+        // SAFETY: promised by the caller, as above.
+        let stage = unsafe { Self::stage(header) };
+        if matches!(stage, Stage::Future(_)) {
+            Self::end(stage, Err(TaskError::Cancelled));
+        }
+    }
+
+    /// Drops the future. What that panics with is the outcome, then.
+    fn end(stage: &mut Stage<F>, mut outcome: Result<F::Output, TaskError>) {
+        if let Stage::Future(future) = stage {
+            let future: *mut F = future;
+            // SAFETY: the stage is overwritten next, without a look at what was dropped here.
+            let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { drop_in_place(future) }));
+            if let Err(panic) = dropped {
+                let replaced = mem::replace(&mut outcome, Err(TaskError::Panicked(panic)));
+                // A second panic has nobody to tell.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(replaced)));
+            }
+        }
+        // SAFETY: valid for writes; the future in it has just been dropped, and nothing else needs to.
+        unsafe { std::ptr::write(stage, Stage::Outcome(outcome)) };
+    }
+
+    unsafe fn take(header: NonNull<Header>, outcome: *mut ()) {
+        // SAFETY: promised by the caller.
+        let stage = unsafe { Self::stage(header) };
+        if matches!(stage, Stage::Outcome(_))
+            && let Stage::Outcome(taken) = mem::replace(stage, Stage::Taken)
+        {
+            // SAFETY: promised by the caller: it points to such an option.
+            unsafe { *outcome.cast::<Option<Result<F::Output, TaskError>>>() = Some(taken) };
+        }
+    }
+
+    unsafe fn discard(header: NonNull<Header>) -> Option<Box<dyn Any + Send>> {
+        let mut outcome: Option<Result<F::Output, TaskError>> = None;
+        // SAFETY: promised by the caller; the option is of the type that `take` fills.
+        unsafe { Self::take(header, (&raw mut outcome).cast()) };
+        match outcome {
+            Some(Err(TaskError::Panicked(panic))) => Some(panic),
+            other => catch_unwind(AssertUnwindSafe(|| drop(other))).err(),
+        }
+    }
+
+    unsafe fn free(header: NonNull<Header>) {
+        // SAFETY: the caller was the last owner. The future and its outcome are gone, or belong to a
+        // task that was never started, in the executor's thread.
+        drop(unsafe { Box::from_raw(header.cast::<Self>().as_ptr()) });
+    }
+}
+
+/// An owner of a task.
+pub(crate) struct RawTask(NonNull<Header>);
+
+impl RawTask {
+    /// A task that is in no list and no queue yet.
+    pub fn new<F: Future + 'static>(future: F, shared: Arc<Shared>, id: u64) -> Self {
+        let header = Header {
+            owners: AtomicUsize::new(1),
+            woken: AtomicBool::new(false),
+            state: Cell::new(HAS_TASK),
+            place: Cell::new(NOWHERE),
+            id,
+            name: RefCell::default(),
+            waiters: RefCell::default(),
+            shared,
+            vtable: &Memory::<F>::VTABLE,
+        };
+        let memory = Box::new(Memory { header, stage: UnsafeCell::new(Stage::Future(future)) });
+        RawTask(NonNull::from(Box::leak(memory)).cast())
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: an owner keeps the memory.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The executor's part; a task that is not sent, or a look at the thread, makes sure that it is ours.
+    fn local(&self) -> &Local {
+        self.header().shared.local().expect("a task stays in the thread of its executor")
+    }
+
+    fn has(&self, flags: u8) -> bool {
+        self.header().state.get() & flags != 0
+    }
+
+    fn set(&self, flags: u8) {
+        let state = &self.header().state;
+        state.set(state.get() | flags);
+    }
+
+    fn unset(&self, flags: u8) {
+        let state = &self.header().state;
+        state.set(state.get() & !flags);
+    }
+
+    pub fn id(&self) -> u64 {
+        self.header().id
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.has(DONE)
+    }
+
+    pub fn name(&self) -> String {
+        match &*self.header().name.borrow() {
+            Some(name) => name.to_string(),
+            None => format!("Task-{}", self.id()),
+        }
+    }
+
+    pub fn set_name(&self, name: String) {
+        self.header().name.replace(Some(name.into()));
+    }
+
+    /// Queues the first step of a task that is in the executor's list.
+    pub fn start(&self, place: usize) {
+        self.header().place.set(place);
+        self.set(SCHEDULED);
+        self.clone().schedule();
+    }
+
+    /// Whether a step must be queued.
+    #[inline]
+    fn begin_to_schedule(&self) -> bool {
+        let state = self.header().state.get();
+        if state & (SCHEDULED | DONE) != 0 {
+            return false;
+        }
+        self.header().state.set(state | SCHEDULED);
+        state & RUNNING == 0
+    }
+
+    /// Asks for the end; false if it has come already.
+    pub fn cancel(&self) -> bool {
+        if self.is_done() {
+            return false;
+        }
+        self.set(CANCELLED);
+        if self.begin_to_schedule() {
+            self.clone().schedule();
+        }
+        true
+    }
+
+    /// Ends it at once, unless it is being polled: then at its next step.
+    pub fn abort(&self) {
+        if self.has(RUNNING) {
+            self.set(CANCELLED);
+            // Who closes an executor from inside a task goes on to the next one.
+            self.leave_list();
+        } else if !self.is_done() {
+            self.set(RUNNING);
+            // SAFETY: in the executor's thread, and RUNNING was not set: nobody is in the stage.
+            unsafe { (self.header().vtable.cancel)(self.0) };
+            self.finish();
+        }
+    }
+
+    fn leave_list(&self) {
+        let place = self.header().place.replace(NOWHERE);
+        if place != NOWHERE {
+            let task = self.local().tasks.borrow_mut().remove(place);
+            // It may be the last owner but us.
+            drop(task);
+        }
+    }
+
+    /// The future is gone and the outcome there.
+    fn finish(&self) {
+        self.unset(RUNNING | SCHEDULED);
+        self.set(DONE);
+        self.leave_list();
+        let waiters = self.header().waiters.take();
+        for waiter in waiters.first.into_iter().chain(waiters.more) {
+            match waiter {
+                Waiter::Waker(waker) => waker.wake(),
+                Waiter::Callback(callback) => {
+                    if let Some(driver) = self.local().driver() {
+                        driver.call_soon(callback);
+                    }
+                }
+            }
+        }
+        if !self.has(HAS_TASK) {
+            self.discard();
+        }
+    }
+
+    /// Drops the outcome, of which nobody will hear; a panic is reported.
+    fn discard(&self) {
+        // SAFETY: in the executor's thread; the task is done, so nobody is in the stage.
+        let panic = unsafe { (self.header().vtable.discard)(self.0) };
+        if let (Some(exception), Some(driver), false) =
+            (panic, self.local().driver(), self.has(SILENT))
+        {
+            driver.report(ExceptionContext {
+                message: "Task exception was never retrieved".into(),
+                exception,
+                task: Some(self.name()),
+            });
+        }
+    }
+
+    /// The outcome, if it is there and was not taken.
+    ///
+    /// # Safety
+    ///
+    /// `T` is the output of the task's future.
+    pub unsafe fn take_outcome<T>(&self) -> Option<Result<T, TaskError>> {
+        let mut outcome: Option<Result<T, TaskError>> = None;
+        if self.is_done() {
+            // SAFETY: in the executor's thread and done; the option is of the type that is promised.
+            unsafe { (self.header().vtable.take)(self.0, (&raw mut outcome).cast()) };
+        }
+        outcome
+    }
+
+    /// Wakes at the end, in place of whom this `Task` had woken before.
+    pub fn wake_when_done(&self, waker: &Waker) {
+        self.set(AWAITED);
+        let mut waiters = self.header().waiters.borrow_mut();
+        let Waiters { first, more } = &mut *waiters;
+        let known = first.iter_mut().chain(more).find_map(|waiter| match waiter {
+            Waiter::Waker(known) => Some(known),
+            Waiter::Callback(_) => None,
+        });
+        let replaced = match known {
+            Some(known) if known.will_wake(waker) => None,
+            Some(known) => Some(mem::replace(known, waker.clone())),
+            None => {
+                waiters.push(Waiter::Waker(waker.clone()));
+                None
+            }
+        };
+        // It may be foreign code that drops it.
+        drop(waiters);
+        drop(replaced);
+    }
+
+    /// Queues a callback at the end; at once if it has come.
+    pub fn call_when_done(&self, callback: Box<dyn FnOnce()>) {
+        if !self.is_done() {
+            self.header().waiters.borrow_mut().push(Waiter::Callback(callback));
+        } else if let Some(driver) = self.local().driver() {
+            driver.call_soon(callback);
+        }
+    }
+
+    /// Nobody will ask for the outcome. Who had waited for it has given up: then the task ends, too.
+    pub fn drop_task(&self) {
+        self.unset(HAS_TASK);
+        if self.is_done() {
+            self.discard();
+        } else if self.has(AWAITED) {
+            self.cancel();
+        }
+    }
+
+    pub fn keep_silent(&self) {
+        self.set(SILENT);
+    }
+
+    /// Nobody will ask for the outcome, and the task goes on.
+    pub fn detach(&self) {
+        self.unset(AWAITED);
+    }
+
+    fn into_raw(self) -> *const () {
+        ManuallyDrop::new(self).0.as_ptr().cast()
+    }
+
+    /// # Safety
+    ///
+    /// From [`RawTask::into_raw`], once for each.
+    unsafe fn from_raw(data: *const ()) -> Self {
+        // SAFETY: as promised, it was not null.
+        RawTask(unsafe { NonNull::new_unchecked(data.cast_mut().cast()) })
+    }
+
+    /// From any thread.
+    #[inline]
+    fn wake(self) {
+        if self.header().shared.local().is_none() {
+            self.wake_from_afar();
+        } else if self.begin_to_schedule() {
+            self.schedule();
+        }
+    }
+
+    /// Queues the next step. Of a loop that is closed, nothing runs any more.
+    #[inline]
+    fn schedule(self) {
+        if let Some(driver) = self.local().driver() {
+            driver.schedule(Step(self));
+        }
+    }
+
+    fn wake_from_afar(self) {
+        if !self.header().woken.swap(true, AcqRel) {
+            let shared = Arc::clone(&self.header().shared);
+            shared.remote.send(Woken(self));
+        }
+    }
+}
+
+impl Waiters {
+    fn push(&mut self, waiter: Waiter) {
+        if self.first.is_none() {
+            self.first = Some(waiter);
+        } else {
+            self.more.push(waiter);
+        }
+    }
+}
+
+impl Clone for RawTask {
+    #[inline]
+    fn clone(&self) -> Self {
+        // As `Arc` does: so many owners can only be ones that were leaked.
+        if self.header().owners.fetch_add(1, Relaxed) > isize::MAX as usize {
+            abort();
+        }
+        RawTask(self.0)
+    }
+}
+
+impl Drop for RawTask {
+    #[inline]
+    fn drop(&mut self) {
+        if self.header().owners.fetch_sub(1, Release) == 1 {
+            // What other owners did with it comes before.
+            fence(Acquire);
+            // SAFETY: this was the last owner.
+            unsafe { (self.header().vtable.free)(self.0) };
+        }
+    }
+}
+
+/// The task that is being polled.
+#[derive(Default)]
+pub(crate) struct Current(Cell<Option<NonNull<Header>>>);
+
+impl Current {
+    pub fn get(&self) -> Option<RawTask> {
+        let header = self.0.get()?;
+        // SAFETY: the step that has put it here is under way, and an owner.
+        let lent = ManuallyDrop::new(RawTask(header));
+        Some(RawTask::clone(&lent))
+    }
+}
+
+/// A step of a task, in the ready queue of its loop.
+pub struct Step(RawTask);
+
+impl Step {
+    /// Polls the future, or drops it if the task was cancelled. A panic is the outcome of the task.
+    pub fn run(self) {
+        let Step(task) = self;
+        if task.is_done() {
+            return;
+        }
+        let local = task.local();
+        task.unset(SCHEDULED);
+        task.set(RUNNING);
+        let before = local.current.0.replace(Some(task.0));
+        let mut is_done = if task.has(CANCELLED) {
+            // SAFETY: in the executor's thread; a task that runs has no second step.
+            unsafe { (task.header().vtable.cancel)(task.0) };
+            true
+        } else {
+            // Lent for the poll: the step is an owner all the while.
+            // SAFETY: the vtable keeps what `RawWaker` asks for; it is not dropped, so it needs no count.
+            let waker = ManuallyDrop::new(unsafe {
+                Waker::new(task.0.as_ptr().cast_const().cast(), &WAKER)
+            });
+            // SAFETY: as above.
+            unsafe { (task.header().vtable.poll)(task.0, &mut Context::from_waker(&waker)) }
+        };
+        local.current.0.set(before);
+        if !is_done && task.header().place.get() == NOWHERE {
+            // Aborted meanwhile: it gets no next step.
+            // SAFETY: as above.
+            unsafe { (task.header().vtable.cancel)(task.0) };
+            is_done = true;
+        }
+        if is_done {
+            task.finish();
+            return;
+        }
+        task.unset(RUNNING);
+        if task.has(SCHEDULED) {
+            task.schedule();
+        }
+    }
+}
+
+/// A task on its way to its own thread, since another one has woken it.
+pub struct Woken(RawTask);
+
+// SAFETY: other threads only count the owners of what is in it, and hand it on.
+unsafe impl Send for Woken {}
+
+impl Woken {
+    /// Queues the task's next step. In the thread of its loop.
+    pub fn resume(self) {
+        // Before the step: who wakes it from now on has something new to tell. The swap brings what the
+        // one who woke it has written.
+        self.0.header().woken.swap(false, AcqRel);
+        if self.0.begin_to_schedule() {
+            self.0.schedule();
+        }
+    }
+}
+
+static WAKER: RawWakerVTable = RawWakerVTable::new(clone_waker, wake, wake_by_ref, drop_waker);
+
+/// # Safety
+///
+/// For the four: `data` is from `RawTask::into_raw`, or lent by `Step::run`.
+unsafe fn clone_waker(data: *const ()) -> RawWaker {
+    // SAFETY: the waker that is cloned is an owner, and stays one.
+    let task = ManuallyDrop::new(unsafe { RawTask::from_raw(data) });
+    RawWaker::new(RawTask::clone(&task).into_raw(), &WAKER)
+}
+
+unsafe fn wake(data: *const ()) {
+    // SAFETY: the waker was an owner; it is used up.
+    unsafe { RawTask::from_raw(data) }.wake();
+}
+
+unsafe fn wake_by_ref(data: *const ()) {
+    // SAFETY: the waker is an owner, and stays one.
+    let task = ManuallyDrop::new(unsafe { RawTask::from_raw(data) });
+    if task.header().shared.local().is_none() {
+        RawTask::clone(&task).wake_from_afar();
+    } else if task.begin_to_schedule() {
+        RawTask::clone(&task).schedule();
+    }
+}
+
+unsafe fn drop_waker(data: *const ()) {
+    // SAFETY: the waker was an owner; it is used up.
+    drop(unsafe { RawTask::from_raw(data) });
+}
