@@ -84,6 +84,9 @@ const MAX_NS_WITHOUT_POLL: u64 = 50_000;
 /// call that not every kernel or sandbox has.
 const LONGEST_POLL_NS: u64 = 24 * 3600 * 1_000_000_000;
 
+/// No sleep is to end for a timer sooner after the last one: timers that follow closely share a wake-up.
+const MIN_SLEEP_NS: u64 = 100_000;
+
 pub struct Engine<K: Kind> {
     clock: Clock,
     /// How far the host's own clock is from ours.
@@ -288,7 +291,12 @@ impl<K: Kind> Engine<K> {
             return Some(0);
         }
         let deadline = self.timers.borrow_mut().next_deadline_ns()?;
-        Some(deadline.saturating_sub(self.now_ns()).min(LONGEST_POLL_NS))
+        let wait_ns = deadline.saturating_sub(self.now_ns());
+        if wait_ns == 0 {
+            return Some(0);
+        }
+        let awake_ns = self.clock.now_ns() - self.last_poll_ns.get();
+        Some(wait_ns.max(MIN_SLEEP_NS.saturating_sub(awake_ns)).min(LONGEST_POLL_NS))
     }
 
     fn take_events(&self, opened: &Opened, events: &mut Events) -> Vec<u8> {

@@ -124,7 +124,9 @@ impl Epoll {
             tv_nsec: (ns % 1_000_000_000).cast_signed(),
         });
         if timeout_ns.is_some_and(|ns| ns > 0 && ns < PRECISE_BELOW_NS) {
-            poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], timeout.as_ref())?;
+            if poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], timeout.as_ref())? == 0 {
+                return Ok(());
+            }
             timeout = Some(Timespec { tv_sec: 0, tv_nsec: 0 });
         }
         epoll::wait(&self.fd, spare_capacity(buffer), timeout.as_ref())?;
