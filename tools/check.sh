@@ -32,8 +32,8 @@ step "compiles for free-threaded Python" env PYO3_CONFIG_FILE="$PWD/tools/free-t
     cargo check --package velodrome-python
 step "the model knows no Python" model_is_python_free
 step "Rust tests" cargo test --package velodrome
-step "the inbox, in every interleaving of its threads" env RUSTFLAGS="--cfg loom" \
-    CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" cargo test --release --package velodrome --lib inbox
+step "the inbox and the count of wakers, in every interleaving of their threads" env RUSTFLAGS="--cfg loom" \
+    CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" cargo test --release --package velodrome --lib interleavings
 step "Rust tests, load generator" cargo test "${loadgen[@]}"
 step "the benchmark notices wrong answers" "$PYO3_PYTHON" -m unittest discover -s benches
 step "a fitting llvm-profdata is found" "$PYO3_PYTHON" -m unittest discover -s tests/tools

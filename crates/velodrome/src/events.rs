@@ -163,10 +163,17 @@ fn cancel_all_tasks(event_loop: &EventLoop) {
 ///
 /// Panics if none does.
 pub fn create_task<F: Future + 'static>(future: F) -> Task<F::Output> {
-    match get_running_loop() {
-        Ok(event_loop) => event_loop.create_task(future),
+    let mut future = Some(future);
+    // Lent, not cloned: no other loop can become the running one meanwhile.
+    let task = of_thread(|own| {
+        let running = own.running.borrow();
+        Some(running.as_ref()?.create_task(future.take()?))
+    });
+    match (task, future) {
+        (Some(task), _) => task,
         // The loop may be one that is not this crate's.
-        Err(_) => crate::driver::polling().executor().spawn(future),
+        (None, Some(future)) => crate::driver::polling().executor().spawn(future),
+        (None, None) => unreachable!("a future that is taken becomes a task"),
     }
 }
 

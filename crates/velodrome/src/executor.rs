@@ -7,11 +7,9 @@
 use std::{
     cell::{Cell, RefCell},
     marker::PhantomData,
+    ptr::NonNull,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread,
 };
 
@@ -21,6 +19,7 @@ use crate::{
     driver::Driver,
     task::{
         Task, TaskHandle,
+        count::{Count, Left},
         raw::{Current, RawTask, Woken},
     },
     thread_pool::ThreadPool,
@@ -35,25 +34,75 @@ pub trait Remote: Send + Sync {
 
 /// The tasks of a loop. It stays in the thread that made it.
 pub struct Executor {
-    shared: Arc<Shared>,
+    shared: Owned,
     /// Made by the first function that blocks.
     threads: RefCell<Option<ThreadPool>>,
     of_thread: PhantomData<Rc<()>>,
 }
 
 /// What a task knows of its executor, in any thread.
-pub(crate) struct Shared {
+struct Shared {
+    /// The memory of tasks, which wakers may keep for as long as they like. The executor is the anchor.
+    tasks: Count,
     thread: Thread,
-    pub remote: Box<dyn Remote>,
+    remote: Box<dyn Remote>,
     local: Local,
 }
 
-// SAFETY: `local` is all that threads must not share. `Shared::local` lends it in the thread that
-// made it alone, told by a number that no other thread ever has. It is dropped with the last owner, in
-// whatever thread that is: an executor is one until its `drop` has emptied `local`.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
+/// The executor's part in what it shares with its tasks.
+struct Owned(NonNull<Shared>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: in the executor's thread, as it is not `Send`; the anchor keeps it until here.
+        if unsafe { self.0.as_ref() }.tasks.weigh_anchor() == Left::Nobody {
+            // SAFETY: nobody has it any more.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+}
+
+/// A task's part in it. What a thread that is not the executor's may do is to look where it is, to send, and
+/// to drop it.
+pub(crate) struct SharedRef(NonNull<Shared>);
+
+impl SharedRef {
+    #[inline]
+    fn get(&self) -> &Shared {
+        // SAFETY: it is counted, which keeps it.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Whether this is the executor's thread.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.get().thread == Thread::current()
+    }
+
+    pub fn remote(&self) -> &dyn Remote {
+        &*self.get().remote
+    }
+
+    /// The part for the executor's own thread. Panics in any other.
+    #[inline]
+    pub fn local(&self) -> &Local {
+        assert!(self.is_here(), "a task stays in the thread of its executor");
+        &self.get().local
+    }
+}
+
+impl Drop for SharedRef {
+    #[inline]
+    fn drop(&mut self) {
+        let tasks = &self.get().tasks;
+        let left = if self.is_here() { tasks.remove_here() } else { tasks.remove_elsewhere() };
+        if left == Left::Nobody {
+            // SAFETY: nobody has it any more. The executor has gone before, which has emptied `local`:
+            // nothing of it is dropped in a thread that it does not belong to.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+}
 
 /// The part for the executor's own thread.
 pub(crate) struct Local {
@@ -73,14 +122,6 @@ impl Local {
     }
 }
 
-impl Shared {
-    /// The part for the executor's own thread, if this is it.
-    #[inline]
-    pub fn local(&self) -> Option<&Local> {
-        (self.thread == Thread::current()).then_some(&self.local)
-    }
-}
-
 impl Executor {
     /// An executor of this thread. It runs nothing until [`Executor::bind`].
     pub fn new(remote: impl Remote + 'static) -> Self {
@@ -90,17 +131,30 @@ impl Executor {
             current: Current::default(),
             next_id: Cell::new(1),
         };
-        let shared = Shared { thread: Thread::current(), remote: Box::new(remote), local };
-        Executor { shared: Arc::new(shared), threads: RefCell::default(), of_thread: PhantomData }
+        let shared = Shared {
+            tasks: Count::anchored(),
+            thread: Thread::current(),
+            remote: Box::new(remote),
+            local,
+        };
+        let shared = Owned(NonNull::from(Box::leak(Box::new(shared))));
+        Executor { shared, threads: RefCell::default(), of_thread: PhantomData }
     }
 
     /// Says which loop runs the tasks. The executor keeps it until it is closed.
     pub fn bind(&self, driver: Rc<dyn Driver>) {
-        self.shared.local.driver.replace(Some(driver));
+        self.local().driver.replace(Some(driver));
     }
 
     fn local(&self) -> &Local {
-        &self.shared.local
+        // SAFETY: in the executor's thread, as it is not `Send`; the executor keeps it.
+        &unsafe { self.shared.0.as_ref() }.local
+    }
+
+    fn share(&self) -> SharedRef {
+        // SAFETY: as above.
+        unsafe { self.shared.0.as_ref() }.tasks.add_here();
+        SharedRef(self.shared.0)
     }
 
     /// Makes a task, whose first step is queued. Once the executor is closed, the future is dropped and
@@ -108,7 +162,7 @@ impl Executor {
     pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
         let local = self.local();
         let id = local.next_id.replace(local.next_id.get() + 1);
-        let task = RawTask::new(future, Arc::clone(&self.shared), id);
+        let task = RawTask::new(future, self.share(), id);
         if local.driver.borrow().is_some() {
             let place = local.tasks.borrow_mut().insert(task.clone());
             task.start(place);

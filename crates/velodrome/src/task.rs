@@ -1,5 +1,6 @@
 //! Tasks: futures that run on a loop by themselves, and what is to be known of them.
 
+pub(crate) mod count;
 pub(crate) mod raw;
 
 use std::{

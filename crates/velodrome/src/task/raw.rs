@@ -1,31 +1,26 @@
 //! A task in memory: a header, and behind it the future or what became of it.
 //!
-//! Owners are counted: the executor's list until the task is done, the [`Task`](super::Task), each
-//! waker, and each place in a queue. The count is all that other threads touch, beside one flag. The
-//! future and its outcome are dropped in the executor's thread before the executor's list lets go, so
-//! whatever thread is the last owner frees memory and nothing else.
+//! Its owners in the executor's thread are the executor's list until the task is done, each
+//! [`Task`](super::Task), and its step in a queue: a [`RawTask`]. They anchor the count of the others, the
+//! wakers, which may be anywhere. The future and its outcome are dropped in the executor's thread, before the last
+//! `RawTask` goes, so whatever thread has the last waker frees memory and nothing else.
 
 use std::{
     any::Any,
-    cell::{Cell, RefCell, UnsafeCell},
+    cell::{Cell, UnsafeCell},
     mem::{self, ManuallyDrop},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    process::abort,
     ptr::{NonNull, drop_in_place},
-    sync::{
-        Arc,
-        atomic::{
-            AtomicBool, AtomicUsize,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
-            fence,
-        },
-    },
+    sync::atomic::{AtomicBool, Ordering::AcqRel},
     task::{Context, Poll, RawWaker, RawWakerVTable, Waker},
 };
 
-use super::{ExceptionContext, TaskError};
-use crate::executor::{Local, Shared};
+use super::{
+    ExceptionContext, TaskError,
+    count::{Count, Left},
+};
+use crate::executor::{Local, SharedRef};
 
 /// In a queue, or to be put there once the step that is under way has ended.
 const SCHEDULED: u8 = 1;
@@ -39,21 +34,26 @@ const HAS_TASK: u8 = 16;
 const AWAITED: u8 = 32;
 /// Nobody is told of a panic.
 const SILENT: u8 = 64;
+/// The outcome is gone.
+const TAKEN: u8 = 128;
 
 /// The place of a task that is not in the executor's list.
-const NOWHERE: usize = usize::MAX;
+const NOWHERE: u32 = u32::MAX;
 
 struct Header {
-    owners: AtomicUsize,
+    wakers: Count,
     /// Woken by another thread, and the executor's has not heard of it.
     woken: AtomicBool,
     /// From here on for the executor's own thread only.
     state: Cell<u8>,
-    place: Cell<usize>,
+    /// How many `RawTask` there are.
+    owners: Cell<u32>,
+    place: Cell<u32>,
     id: u64,
-    name: RefCell<Option<Box<str>>>,
-    waiters: RefCell<Waiters>,
-    shared: Arc<Shared>,
+    /// Of who waits for the end.
+    waiter: Cell<Option<Waker>>,
+    rare: Cell<Option<Box<Rare>>>,
+    shared: SharedRef,
     vtable: &'static Vtable,
 }
 
@@ -82,16 +82,13 @@ enum Stage<F: Future> {
     Taken,
 }
 
-/// Who is told of the end, in the order of asking.
+/// What few tasks have.
 #[derive(Default)]
-struct Waiters {
-    first: Option<Waiter>,
-    more: Vec<Waiter>,
-}
-
-enum Waiter {
-    Waker(Waker),
-    Callback(Box<dyn FnOnce()>),
+struct Rare {
+    name: Option<Box<str>>,
+    callbacks: Vec<Box<dyn FnOnce()>>,
+    /// How many of the callbacks are called before the waiter is woken: those that were there first.
+    before_waiter: usize,
 }
 
 impl<F: Future> Memory<F> {
@@ -181,20 +178,21 @@ impl<F: Future> Memory<F> {
     }
 }
 
-/// An owner of a task.
+/// An owner of a task in the executor's thread, which it does not leave.
 pub(crate) struct RawTask(NonNull<Header>);
 
 impl RawTask {
     /// A task that is in no list and no queue yet.
-    pub fn new<F: Future + 'static>(future: F, shared: Arc<Shared>, id: u64) -> Self {
+    pub fn new<F: Future + 'static>(future: F, shared: SharedRef, id: u64) -> Self {
         let header = Header {
-            owners: AtomicUsize::new(1),
+            wakers: Count::anchored(),
             woken: AtomicBool::new(false),
             state: Cell::new(HAS_TASK),
+            owners: Cell::new(1),
             place: Cell::new(NOWHERE),
             id,
-            name: RefCell::default(),
-            waiters: RefCell::default(),
+            waiter: Cell::new(None),
+            rare: Cell::new(None),
             shared,
             vtable: &Memory::<F>::VTABLE,
         };
@@ -209,7 +207,7 @@ impl RawTask {
 
     /// The executor's part; a task that is not sent, or a look at the thread, makes sure that it is ours.
     fn local(&self) -> &Local {
-        self.header().shared.local().expect("a task stays in the thread of its executor")
+        self.header().shared.local()
     }
 
     fn has(&self, flags: u8) -> bool {
@@ -235,32 +233,28 @@ impl RawTask {
     }
 
     pub fn name(&self) -> String {
-        match &*self.header().name.borrow() {
-            Some(name) => name.to_string(),
-            None => format!("Task-{}", self.id()),
-        }
+        let rare = self.header().rare.take();
+        let name = rare.as_ref().and_then(|rare| rare.name.clone());
+        self.header().rare.set(rare);
+        name.map_or_else(|| format!("Task-{}", self.id()), String::from)
     }
 
     pub fn set_name(&self, name: String) {
-        self.header().name.replace(Some(name.into()));
+        self.change_rare(|rare| rare.name = Some(name.into()));
+    }
+
+    fn change_rare(&self, change: impl FnOnce(&mut Rare)) {
+        let mut rare = self.header().rare.take().unwrap_or_default();
+        change(&mut rare);
+        self.header().rare.set(Some(rare));
     }
 
     /// Queues the first step of a task that is in the executor's list.
     pub fn start(&self, place: usize) {
-        self.header().place.set(place);
+        let place = u32::try_from(place).ok().filter(|&place| place != NOWHERE);
+        self.header().place.set(place.expect("fewer tasks than memory has room for"));
         self.set(SCHEDULED);
         self.clone().schedule();
-    }
-
-    /// Whether a step must be queued.
-    #[inline]
-    fn begin_to_schedule(&self) -> bool {
-        let state = self.header().state.get();
-        if state & (SCHEDULED | DONE) != 0 {
-            return false;
-        }
-        self.header().state.set(state | SCHEDULED);
-        state & RUNNING == 0
     }
 
     /// Asks for the end; false if it has come already.
@@ -269,9 +263,7 @@ impl RawTask {
             return false;
         }
         self.set(CANCELLED);
-        if self.begin_to_schedule() {
-            self.clone().schedule();
-        }
+        self.header().wake();
         true
     }
 
@@ -292,7 +284,7 @@ impl RawTask {
     fn leave_list(&self) {
         let place = self.header().place.replace(NOWHERE);
         if place != NOWHERE {
-            let task = self.local().tasks.borrow_mut().remove(place);
+            let task = self.local().tasks.borrow_mut().remove(place as usize);
             // It may be the last owner but us.
             drop(task);
         }
@@ -303,24 +295,43 @@ impl RawTask {
         self.unset(RUNNING | SCHEDULED);
         self.set(DONE);
         self.leave_list();
-        let waiters = self.header().waiters.take();
-        for waiter in waiters.first.into_iter().chain(waiters.more) {
-            match waiter {
-                Waiter::Waker(waker) => waker.wake(),
-                Waiter::Callback(callback) => {
-                    if let Some(driver) = self.local().driver() {
-                        driver.call_soon(callback);
-                    }
+        let waiter = self.header().waiter.take();
+        match self.header().rare.take() {
+            None => {
+                if let Some(waker) = waiter {
+                    waker.wake();
                 }
             }
+            Some(rare) => self.tell(*rare, waiter),
         }
         if !self.has(HAS_TASK) {
             self.discard();
         }
     }
 
+    /// Tells all in the order in which they have asked.
+    #[cold]
+    fn tell(&self, mut rare: Rare, waiter: Option<Waker>) {
+        let mut callbacks = mem::take(&mut rare.callbacks).into_iter();
+        let before_waiter = rare.before_waiter;
+        // It has the name.
+        self.header().rare.set(Some(Box::new(rare)));
+        callbacks.by_ref().take(before_waiter).for_each(|callback| self.call_soon(callback));
+        waiter.into_iter().for_each(Waker::wake);
+        callbacks.for_each(|callback| self.call_soon(callback));
+    }
+
+    fn call_soon(&self, callback: Box<dyn FnOnce()>) {
+        if let Some(driver) = self.local().driver() {
+            driver.call_soon(callback);
+        }
+    }
+
     /// Drops the outcome, of which nobody will hear; a panic is reported.
     fn discard(&self) {
+        if self.has(TAKEN) {
+            return;
+        }
         // SAFETY: in the executor's thread; the task is done, so nobody is in the stage.
         let panic = unsafe { (self.header().vtable.discard)(self.0) };
         if let (Some(exception), Some(driver), false) =
@@ -341,7 +352,8 @@ impl RawTask {
     /// `T` is the output of the task's future.
     pub unsafe fn take_outcome<T>(&self) -> Option<Result<T, TaskError>> {
         let mut outcome: Option<Result<T, TaskError>> = None;
-        if self.is_done() {
+        if self.is_done() && !self.has(TAKEN) {
+            self.set(TAKEN);
             // SAFETY: in the executor's thread and done; the option is of the type that is promised.
             unsafe { (self.header().vtable.take)(self.0, (&raw mut outcome).cast()) };
         }
@@ -351,31 +363,26 @@ impl RawTask {
     /// Wakes at the end, in place of whom this `Task` had woken before.
     pub fn wake_when_done(&self, waker: &Waker) {
         self.set(AWAITED);
-        let mut waiters = self.header().waiters.borrow_mut();
-        let Waiters { first, more } = &mut *waiters;
-        let known = first.iter_mut().chain(more).find_map(|waiter| match waiter {
-            Waiter::Waker(known) => Some(known),
-            Waiter::Callback(_) => None,
-        });
-        let replaced = match known {
-            Some(known) if known.will_wake(waker) => None,
-            Some(known) => Some(mem::replace(known, waker.clone())),
-            None => {
-                waiters.push(Waiter::Waker(waker.clone()));
-                None
+        let waiter = self.header().waiter.take();
+        match &waiter {
+            Some(known) if known.will_wake(waker) => self.header().waiter.set(waiter),
+            known => {
+                let mut rare = self.header().rare.take();
+                if let (None, Some(rare)) = (known, &mut rare) {
+                    rare.before_waiter = rare.callbacks.len();
+                }
+                self.header().rare.set(rare);
+                self.header().waiter.set(Some(waker.clone()));
             }
-        };
-        // It may be foreign code that drops it.
-        drop(waiters);
-        drop(replaced);
+        }
     }
 
     /// Queues a callback at the end; at once if it has come.
     pub fn call_when_done(&self, callback: Box<dyn FnOnce()>) {
-        if !self.is_done() {
-            self.header().waiters.borrow_mut().push(Waiter::Callback(callback));
-        } else if let Some(driver) = self.local().driver() {
-            driver.call_soon(callback);
+        if self.is_done() {
+            self.call_soon(callback);
+        } else {
+            self.change_rare(|rare| rare.callbacks.push(callback));
         }
     }
 
@@ -398,28 +405,6 @@ impl RawTask {
         self.unset(AWAITED);
     }
 
-    fn into_raw(self) -> *const () {
-        ManuallyDrop::new(self).0.as_ptr().cast()
-    }
-
-    /// # Safety
-    ///
-    /// From [`RawTask::into_raw`], once for each.
-    unsafe fn from_raw(data: *const ()) -> Self {
-        // SAFETY: as promised, it was not null.
-        RawTask(unsafe { NonNull::new_unchecked(data.cast_mut().cast()) })
-    }
-
-    /// From any thread.
-    #[inline]
-    fn wake(self) {
-        if self.header().shared.local().is_none() {
-            self.wake_from_afar();
-        } else if self.begin_to_schedule() {
-            self.schedule();
-        }
-    }
-
     /// Queues the next step. Of a loop that is closed, nothing runs any more.
     #[inline]
     fn schedule(self) {
@@ -427,21 +412,32 @@ impl RawTask {
             driver.schedule(Step(self));
         }
     }
-
-    fn wake_from_afar(self) {
-        if !self.header().woken.swap(true, AcqRel) {
-            let shared = Arc::clone(&self.header().shared);
-            shared.remote.send(Woken(self));
-        }
-    }
 }
 
-impl Waiters {
-    fn push(&mut self, waiter: Waiter) {
-        if self.first.is_none() {
-            self.first = Some(waiter);
-        } else {
-            self.more.push(waiter);
+impl Header {
+    /// Whether a step must be queued.
+    #[inline]
+    fn begin_to_schedule(&self) -> bool {
+        let state = self.state.get();
+        if state & (SCHEDULED | DONE) != 0 {
+            return false;
+        }
+        self.state.set(state | SCHEDULED);
+        state & RUNNING == 0
+    }
+
+    /// In the executor's thread.
+    #[inline]
+    fn owner(&self) -> RawTask {
+        self.owners.set(self.owners.get() + 1);
+        RawTask(NonNull::from(self))
+    }
+
+    /// In the executor's thread: who has a waker wakes the task.
+    #[inline]
+    fn wake(&self) {
+        if self.begin_to_schedule() {
+            self.owner().schedule();
         }
     }
 }
@@ -449,22 +445,19 @@ impl Waiters {
 impl Clone for RawTask {
     #[inline]
     fn clone(&self) -> Self {
-        // As `Arc` does: so many owners can only be ones that were leaked.
-        if self.header().owners.fetch_add(1, Relaxed) > isize::MAX as usize {
-            abort();
-        }
-        RawTask(self.0)
+        self.header().owner()
     }
 }
 
 impl Drop for RawTask {
     #[inline]
     fn drop(&mut self) {
-        if self.header().owners.fetch_sub(1, Release) == 1 {
-            // What other owners did with it comes before.
-            fence(Acquire);
-            // SAFETY: this was the last owner.
-            unsafe { (self.header().vtable.free)(self.0) };
+        let header = self.header();
+        let owners = header.owners.get() - 1;
+        header.owners.set(owners);
+        if owners == 0 && header.wakers.weigh_anchor() == Left::Nobody {
+            // SAFETY: this was the last owner, and there are no wakers.
+            unsafe { (header.vtable.free)(self.0) };
         }
     }
 }
@@ -528,19 +521,85 @@ impl Step {
 }
 
 /// A task on its way to its own thread, since another one has woken it.
-pub struct Woken(RawTask);
-
-// SAFETY: other threads only count the owners of what is in it, and hand it on.
-unsafe impl Send for Woken {}
+pub struct Woken(CountedWaker);
 
 impl Woken {
-    /// Queues the task's next step. In the thread of its loop.
+    /// Queues the task's next step. In the thread of its loop; in any other it does nothing.
     pub fn resume(self) {
+        let header = self.0.header();
         // Before the step: who wakes it from now on has something new to tell. The swap brings what the
         // one who woke it has written.
-        self.0.header().woken.swap(false, AcqRel);
-        if self.0.begin_to_schedule() {
-            self.0.schedule();
+        header.woken.swap(false, AcqRel);
+        if header.shared.is_here() {
+            header.wake();
+        }
+    }
+}
+
+/// What is in a waker: an owner of the task's memory, in any thread.
+struct CountedWaker(NonNull<Header>);
+
+// SAFETY: in a thread that is not the executor's it is only counted, by atomic numbers, and handed on.
+unsafe impl Send for CountedWaker {}
+// SAFETY: as above.
+unsafe impl Sync for CountedWaker {}
+
+impl CountedWaker {
+    #[inline]
+    fn header(&self) -> &Header {
+        // SAFETY: it is counted, which keeps the memory.
+        unsafe { self.0.as_ref() }
+    }
+
+    #[inline]
+    fn wake(&self) {
+        if self.header().shared.is_here() {
+            self.header().wake();
+        } else if !self.header().woken.swap(true, AcqRel) {
+            self.header().shared.remote().send(Woken(self.clone()));
+        }
+    }
+
+    fn into_raw(self) -> *const () {
+        ManuallyDrop::new(self).0.as_ptr().cast()
+    }
+
+    /// # Safety
+    ///
+    /// From [`CountedWaker::into_raw`], once for each.
+    #[inline]
+    unsafe fn from_raw(data: *const ()) -> Self {
+        // SAFETY: as promised, it was not null.
+        CountedWaker(unsafe { NonNull::new_unchecked(data.cast_mut().cast()) })
+    }
+}
+
+impl Clone for CountedWaker {
+    #[inline]
+    fn clone(&self) -> Self {
+        let header = self.header();
+        if header.shared.is_here() {
+            header.wakers.add_here();
+        } else {
+            header.wakers.add_elsewhere();
+        }
+        CountedWaker(self.0)
+    }
+}
+
+impl Drop for CountedWaker {
+    #[inline]
+    fn drop(&mut self) {
+        let header = self.header();
+        let left = if header.shared.is_here() {
+            header.wakers.remove_here()
+        } else {
+            header.wakers.remove_elsewhere()
+        };
+        if left == Left::Nobody {
+            // SAFETY: no `RawTask` is left, as the count is anchored as long as there is one, and this
+            // was the last waker.
+            unsafe { (header.vtable.free)(self.0) };
         }
     }
 }
@@ -549,29 +608,24 @@ static WAKER: RawWakerVTable = RawWakerVTable::new(clone_waker, wake, wake_by_re
 
 /// # Safety
 ///
-/// For the four: `data` is from `RawTask::into_raw`, or lent by `Step::run`.
+/// For the four: `data` is from `CountedWaker::into_raw`, or lent by `Step::run`.
 unsafe fn clone_waker(data: *const ()) -> RawWaker {
-    // SAFETY: the waker that is cloned is an owner, and stays one.
-    let task = ManuallyDrop::new(unsafe { RawTask::from_raw(data) });
-    RawWaker::new(RawTask::clone(&task).into_raw(), &WAKER)
+    // SAFETY: the waker that is cloned stays.
+    let waker = ManuallyDrop::new(unsafe { CountedWaker::from_raw(data) });
+    RawWaker::new(CountedWaker::clone(&waker).into_raw(), &WAKER)
 }
 
 unsafe fn wake(data: *const ()) {
-    // SAFETY: the waker was an owner; it is used up.
-    unsafe { RawTask::from_raw(data) }.wake();
+    // SAFETY: the waker is used up.
+    unsafe { CountedWaker::from_raw(data) }.wake();
 }
 
 unsafe fn wake_by_ref(data: *const ()) {
-    // SAFETY: the waker is an owner, and stays one.
-    let task = ManuallyDrop::new(unsafe { RawTask::from_raw(data) });
-    if task.header().shared.local().is_none() {
-        RawTask::clone(&task).wake_from_afar();
-    } else if task.begin_to_schedule() {
-        RawTask::clone(&task).schedule();
-    }
+    // SAFETY: the waker stays.
+    ManuallyDrop::new(unsafe { CountedWaker::from_raw(data) }).wake();
 }
 
 unsafe fn drop_waker(data: *const ()) {
-    // SAFETY: the waker was an owner; it is used up.
-    drop(unsafe { RawTask::from_raw(data) });
+    // SAFETY: the waker is used up.
+    drop(unsafe { CountedWaker::from_raw(data) });
 }
