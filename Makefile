@@ -20,7 +20,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page pgo clean
+.PHONY: help run build test test-python test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -37,6 +37,7 @@ help:
 	@echo 'make bench         measure beside asyncio and uvloop: 55 minutes (bench-quick: 12)'
 	@echo 'make bench-all     everything that docs/benchmarks shows, on all loops: 35 minutes with ROUNDS=2'
 	@echo 'make bench-page    docs/benchmarks from files of measurements, JSON="..."; see benches/README.md'
+	@echo 'make bench-rust    the loop for Rust programs beside tokio, smol, monoio and compio: 4 minutes'
 	@echo 'make pgo           a wheel in dist/, optimised for what the benchmark was seen to do'
 	@echo 'make clean         remove everything that was built'
 	@echo
@@ -85,6 +86,9 @@ bench-all:
 
 bench-page:
 	@tools/bench-page.sh $(JSON)
+
+bench-rust:
+	@python3 benches/runtimes.py
 
 pgo:
 	@tools/pgo.sh
