@@ -3,14 +3,16 @@
 use std::{
     any::Any,
     cell::{Cell, RefCell},
-    io,
+    io::{self, Write},
     marker::PhantomData,
+    mem::forget,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::{Pin, pin},
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll, Waker},
+    thread,
     time::Duration,
 };
 
@@ -23,8 +25,9 @@ use crate::{
     executor::{Executor, Remote},
     handle::{Handle, Scheduled, TimerHandle},
     inbox::Inbox,
+    panics::{panic_message, quietly},
     poller::{Interest, Readiness},
-    task::{ExceptionContext, Step, Task, TaskError, TaskHandle, Woken, panic_message},
+    task::{ExceptionContext, Step, Task, TaskError, TaskHandle, Woken},
     timer::Key,
 };
 
@@ -226,7 +229,7 @@ impl Inner {
     #[cold]
     fn callback_panicked(&self, exception: Box<dyn Any + Send>) {
         let message = "Exception in callback".into();
-        self.call_exception_handler(&ExceptionContext { message, exception, task: None });
+        quietly(|| self.report(ExceptionContext { message, exception, task: None }));
     }
 
     fn call_exception_handler(&self, context: &ExceptionContext) {
@@ -252,9 +255,18 @@ impl Inner {
             return;
         }
         self.executor.close();
-        self.engine.close();
+        let closed = catch_unwind(AssertUnwindSafe(|| self.engine.close()));
+        if closed.is_err() {
+            // The destructor of a callback: those that are left may hold the loop.
+            quietly(|| self.engine.close());
+        }
         let dropped = (self.exception_handler.take(), self.task_factory.take());
         drop(dropped);
+        match closed {
+            Err(panic) if !thread::panicking() => resume_unwind(panic),
+            Err(panic) => forget(panic),
+            Ok(()) => {}
+        }
     }
 }
 
@@ -262,7 +274,8 @@ impl Inner {
 fn default_exception_handler(context: &ExceptionContext) {
     let of_task = context.task.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
     let exception = panic_message(context.exception.as_ref());
-    eprintln!("velodrome: {}{of_task}: {exception}", context.message);
+    // Where there is nobody to read it, there is nobody to tell.
+    let _ = writeln!(io::stderr(), "velodrome: {}{of_task}: {exception}", context.message);
 }
 
 /// Who is told of panics that nobody else hears of. Closures of this shape are handlers.

@@ -16,6 +16,8 @@ use std::{
 use raw::RawTask;
 pub use raw::{Step, Woken};
 
+use crate::panics::panic_message;
+
 /// A future that runs on a loop, as `asyncio.Task`. Awaiting it gives its outcome.
 ///
 /// Dropping it detaches: the task goes on, and a panic in it is told to the exception handler. Dropping
@@ -236,11 +238,4 @@ impl fmt::Debug for ExceptionContext {
             .field("task", &self.task)
             .finish()
     }
-}
-
-/// The text of a panic, as far as it has one.
-pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&'static str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a value without text")
 }

@@ -15,7 +15,8 @@ use slab::Slab;
 
 use crate::{
     events::create_task,
-    task::{Task, TaskHandle, panic_message},
+    panics::panic_message,
+    task::{Task, TaskHandle},
 };
 
 /// Runs `body` and all tasks that it makes with the group, and is ready when all have ended.

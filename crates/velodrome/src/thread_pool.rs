@@ -12,6 +12,8 @@ use std::{
     thread,
 };
 
+use crate::panics::quietly;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct ThreadPool {
@@ -140,7 +142,8 @@ impl Shared {
         loop {
             if let Some(job) = queue.jobs.pop_front() {
                 drop(queue);
-                job();
+                // Foreign code again: the destructor of an output that nobody waits for.
+                quietly(job);
                 queue = lock(&self.queue);
             } else if queue.is_closed {
                 queue.threads -= 1;

@@ -20,7 +20,10 @@ use super::{
     ExceptionContext, TaskError,
     count::{Count, Left},
 };
-use crate::executor::{Local, SharedRef};
+use crate::{
+    executor::{Local, SharedRef},
+    panics::quietly,
+};
 
 /// In a queue, or to be put there once the step that is under way has ended.
 const SCHEDULED: u8 = 1;
@@ -142,8 +145,7 @@ impl<F: Future> Memory<F> {
             let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { drop_in_place(future) }));
             if let Err(panic) = dropped {
                 let replaced = mem::replace(&mut outcome, Err(TaskError::Panicked(panic)));
-                // A second panic has nobody to tell.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(replaced)));
+                quietly(|| drop(replaced));
             }
         }
         // SAFETY: valid for writes; the future in it has just been dropped, and nothing else needs to.
@@ -263,7 +265,7 @@ impl RawTask {
             return false;
         }
         self.set(CANCELLED);
-        self.header().wake();
+        self.wake();
         true
     }
 
@@ -299,7 +301,8 @@ impl RawTask {
         match self.header().rare.take() {
             None => {
                 if let Some(waker) = waiter {
-                    waker.wake();
+                    // A panic must not leave the outcome in the hands of the last owner.
+                    quietly(|| waker.wake());
                 }
             }
             Some(rare) => self.tell(*rare, waiter),
@@ -317,7 +320,7 @@ impl RawTask {
         // It has the name.
         self.header().rare.set(Some(Box::new(rare)));
         callbacks.by_ref().take(before_waiter).for_each(|callback| self.call_soon(callback));
-        waiter.into_iter().for_each(Waker::wake);
+        quietly(|| waiter.into_iter().for_each(Waker::wake));
         callbacks.for_each(|callback| self.call_soon(callback));
     }
 
@@ -334,15 +337,15 @@ impl RawTask {
         }
         // SAFETY: in the executor's thread; the task is done, so nobody is in the stage.
         let panic = unsafe { (self.header().vtable.discard)(self.0) };
-        if let (Some(exception), Some(driver), false) =
-            (panic, self.local().driver(), self.has(SILENT))
-        {
-            driver.report(ExceptionContext {
+        let Some(exception) = panic else { return };
+        quietly(|| match self.local().driver() {
+            Some(driver) if !self.has(SILENT) => driver.report(ExceptionContext {
                 message: "Task exception was never retrieved".into(),
                 exception,
                 task: Some(self.name()),
-            });
-        }
+            }),
+            _ => drop(exception),
+        });
     }
 
     /// The outcome, if it is there and was not taken.
@@ -364,17 +367,20 @@ impl RawTask {
     pub fn wake_when_done(&self, waker: &Waker) {
         self.set(AWAITED);
         let waiter = self.header().waiter.take();
-        match &waiter {
-            Some(known) if known.will_wake(waker) => self.header().waiter.set(waiter),
-            known => {
-                let mut rare = self.header().rare.take();
-                if let (None, Some(rare)) = (known, &mut rare) {
-                    rare.before_waiter = rare.callbacks.len();
-                }
-                self.header().rare.set(rare);
-                self.header().waiter.set(Some(waker.clone()));
-            }
+        if waiter.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.header().waiter.set(waiter);
+            return;
         }
+        if waiter.is_none() {
+            let mut rare = self.header().rare.take();
+            if let Some(rare) = &mut rare {
+                rare.before_waiter = rare.callbacks.len();
+            }
+            self.header().rare.set(rare);
+        }
+        // It may be foreign code that clones it, and that drops the one before.
+        let waker = waker.clone();
+        self.header().waiter.set(Some(waker));
     }
 
     /// Queues a callback at the end; at once if it has come.
@@ -405,6 +411,14 @@ impl RawTask {
         self.unset(AWAITED);
     }
 
+    /// Queues the next step, unless one is queued.
+    #[inline]
+    fn wake(&self) {
+        if self.header().begin_to_schedule() {
+            self.clone().schedule();
+        }
+    }
+
     /// Queues the next step. Of a loop that is closed, nothing runs any more.
     #[inline]
     fn schedule(self) {
@@ -425,27 +439,14 @@ impl Header {
         self.state.set(state | SCHEDULED);
         state & RUNNING == 0
     }
-
-    /// In the executor's thread.
-    #[inline]
-    fn owner(&self) -> RawTask {
-        self.owners.set(self.owners.get() + 1);
-        RawTask(NonNull::from(self))
-    }
-
-    /// In the executor's thread: who has a waker wakes the task.
-    #[inline]
-    fn wake(&self) {
-        if self.begin_to_schedule() {
-            self.owner().schedule();
-        }
-    }
 }
 
 impl Clone for RawTask {
     #[inline]
     fn clone(&self) -> Self {
-        self.header().owner()
+        let owners = &self.header().owners;
+        owners.set(owners.get() + 1);
+        RawTask(self.0)
     }
 }
 
@@ -482,7 +483,8 @@ impl Step {
     /// Polls the future, or drops it if the task was cancelled. A panic is the outcome of the task.
     pub fn run(self) {
         let Step(task) = self;
-        if task.is_done() {
+        if task.has(DONE | RUNNING) {
+            // Running: its future is being dropped, by a destructor that has come here.
             return;
         }
         let local = task.local();
@@ -524,15 +526,14 @@ impl Step {
 pub struct Woken(CountedWaker);
 
 impl Woken {
-    /// Queues the task's next step. In the thread of its loop; in any other it does nothing.
+    /// Queues the task's next step. Panics if this is not the thread of its loop.
     pub fn resume(self) {
         let header = self.0.header();
+        assert!(header.shared.is_here(), "a task stays in the thread of its executor");
         // Before the step: who wakes it from now on has something new to tell. The swap brings what the
         // one who woke it has written.
         header.woken.swap(false, AcqRel);
-        if header.shared.is_here() {
-            header.wake();
-        }
+        self.0.wake();
     }
 }
 
@@ -554,10 +555,21 @@ impl CountedWaker {
     #[inline]
     fn wake(&self) {
         if self.header().shared.is_here() {
-            self.header().wake();
+            if self.header().begin_to_schedule() {
+                self.owner().schedule();
+            }
         } else if !self.header().woken.swap(true, AcqRel) {
             self.header().shared.remote().send(Woken(self.clone()));
         }
+    }
+
+    /// In the executor's thread, while the task is not done: the executor's list has it, so that the count
+    /// is anchored.
+    #[inline]
+    fn owner(&self) -> RawTask {
+        let owners = &self.header().owners;
+        owners.set(owners.get() + 1);
+        RawTask(self.0)
     }
 
     fn into_raw(self) -> *const () {
