@@ -37,8 +37,19 @@ struct Half {
     is_ready: Cell<bool>,
     /// The peer has closed, or there is an error: no more changes will come.
     is_over: Cell<bool>,
-    waiting: RefCell<Vec<Waker>>,
+    waiting: RefCell<Vec<Waiter>>,
+    /// Numbers of [`Waiting`]s that were given out.
+    numbers: Cell<u64>,
 }
+
+#[derive(Debug)]
+struct Waiter {
+    /// Of the future that takes it back if it is dropped; [`NOBODY`]: it stays until the next change.
+    owner: u64,
+    waker: Waker,
+}
+
+const NOBODY: u64 = 0;
 
 impl Default for FdWakers {
     /// Nothing is known yet: the first system call will tell.
@@ -47,6 +58,7 @@ impl Default for FdWakers {
             is_ready: Cell::new(true),
             is_over: Cell::new(false),
             waiting: RefCell::default(),
+            numbers: Cell::new(NOBODY),
         };
         FdWakers { read: half(), write: half() }
     }
@@ -70,7 +82,7 @@ impl FdWakers {
                 half.is_ready.set(true);
                 // One by one: what wakes may be foreign code, which may come back here.
                 let waiting = half.waiting.take();
-                waiting.into_iter().for_each(&mut wake);
+                waiting.into_iter().for_each(|waiter| wake(waiter.waker));
             }
         }
     }
@@ -82,11 +94,22 @@ impl FdWakers {
 }
 
 impl Half {
-    fn wait(&self, waker: &Waker) {
-        let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|known| known.will_wake(waker)) {
-            waiting.push(waker.clone());
+    fn wait(&self, owner: u64, waker: &Waker) {
+        let is_known = |waiter: &Waiter| waiter.owner == owner && waiter.waker.will_wake(waker);
+        if self.waiting.borrow().iter().any(is_known) {
+            return;
         }
+        // It may be foreign code that clones and drops it.
+        let waiter = Waiter { owner, waker: waker.clone() };
+        let replaced = if owner == NOBODY { None } else { self.take_back(owner) };
+        self.waiting.borrow_mut().push(waiter);
+        drop(replaced);
+    }
+
+    fn take_back(&self, owner: u64) -> Option<Waiter> {
+        let mut waiting = self.waiting.borrow_mut();
+        let place = waiting.iter().position(|waiter| waiter.owner == owner)?;
+        Some(waiting.remove(place))
     }
 
     fn would_block(&self) {
@@ -96,7 +119,35 @@ impl Half {
     }
 }
 
-/// A descriptor on the loop that runs in this thread.
+/// A future's wait for a descriptor. What it leaves with the descriptor goes when it is dropped.
+pub(crate) struct Waiting<'a> {
+    half: &'a Half,
+    /// [`NOBODY`] until it has to wait.
+    number: Cell<u64>,
+}
+
+impl Waiting<'_> {
+    #[cold]
+    fn wait(&self, waker: &Waker) {
+        if self.number.get() == NOBODY {
+            self.half.numbers.set(self.half.numbers.get() + 1);
+            self.number.set(self.half.numbers.get());
+        }
+        self.half.wait(self.number.get(), waker);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.number.get() != NOBODY {
+            let left = self.half.take_back(self.number.get());
+            drop(left);
+        }
+    }
+}
+
+/// A descriptor on the loop that runs in this thread. There can be one for each descriptor.
 ///
 /// The descriptor should be non-blocking. Dropping it deregisters the descriptor and drops the `T`,
 /// which closes it; whoever waits for it is not woken, as nobody can wait without borrowing it.
@@ -126,8 +177,8 @@ pub struct Async<T: AsFd> {
 impl<T: AsFd> Async<T> {
     /// Registers a descriptor with the running loop.
     ///
-    /// Fails without a running loop, and with `PermissionDenied` for what cannot be waited for, as a
-    /// regular file.
+    /// Fails without a running loop, with `PermissionDenied` for what cannot be waited for, as a regular
+    /// file, and with `AlreadyExists` if there is another one for the descriptor.
     pub fn new(io: T) -> io::Result<Self> {
         let driver = driver::current().map_err(io::Error::other)?;
         let wakers = Rc::new(FdWakers::default());
@@ -151,7 +202,7 @@ impl<T: AsFd> Async<T> {
         &self,
         mut operation: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
-        poll_fn(|context| self.poll_io(Direction::Read, context, &mut operation)).await
+        self.operate(Direction::Read, &mut operation).await
     }
 
     /// See [`Async::read_with`].
@@ -159,38 +210,95 @@ impl<T: AsFd> Async<T> {
         &self,
         mut operation: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
-        poll_fn(|context| self.poll_io(Direction::Write, context, &mut operation)).await
+        self.operate(Direction::Write, &mut operation).await
+    }
+
+    async fn operate<R>(
+        &self,
+        direction: Direction,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let waiting = self.waiting(direction);
+        poll_fn(|context| self.poll_io_as(&waiting, context, &mut operation)).await
     }
 
     /// Waits until the descriptor can be read, as far as the loop knows: see [`Async::poll_io`].
     pub async fn readable(&self) {
-        poll_fn(|context| self.poll_ready(Direction::Read, context)).await;
+        self.ready(Direction::Read).await;
     }
 
     /// See [`Async::readable`].
     pub async fn writable(&self) {
-        poll_fn(|context| self.poll_ready(Direction::Write, context)).await;
+        self.ready(Direction::Write).await;
+    }
+
+    async fn ready(&self, direction: Direction) {
+        let waiting = self.waiting(direction);
+        poll_fn(|context| {
+            if waiting.half.is_ready.get() {
+                return Poll::Ready(());
+            }
+            waiting.wait(context.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    #[inline]
+    pub(crate) fn waiting(&self, direction: Direction) -> Waiting<'_> {
+        Waiting { half: self.wakers.half(direction), number: Cell::new(NOBODY) }
     }
 
     /// Ready if no system call in this direction would have blocked since the last change.
+    ///
+    /// For `poll` functions; who polls it last is woken even if it no longer cares.
     pub fn poll_ready(&self, direction: Direction, context: &mut Context<'_>) -> Poll<()> {
         let half = self.wakers.half(direction);
         if half.is_ready.get() {
             return Poll::Ready(());
         }
-        half.wait(context.waker());
+        half.wait(NOBODY, context.waker());
         Poll::Pending
     }
 
     /// Does `operation` if it may succeed. If it would have blocked, the task is woken when that changes.
+    ///
+    /// For `poll` functions; who polls it last is woken even if it no longer cares.
     #[inline]
     pub fn poll_io<R>(
         &self,
         direction: Direction,
         context: &mut Context<'_>,
-        mut operation: impl FnMut(&T) -> io::Result<R>,
+        operation: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         let half = self.wakers.half(direction);
+        let done = self.attempt(half, operation);
+        if done.is_pending() {
+            half.wait(NOBODY, context.waker());
+        }
+        done
+    }
+
+    #[inline]
+    pub(crate) fn poll_io_as<R>(
+        &self,
+        waiting: &Waiting<'_>,
+        context: &mut Context<'_>,
+        operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        let done = self.attempt(waiting.half, operation);
+        if done.is_pending() {
+            waiting.wait(context.waker());
+        }
+        done
+    }
+
+    #[inline]
+    fn attempt<R>(
+        &self,
+        half: &Half,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
         while half.is_ready.get() {
             match operation(self.get_ref()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -200,7 +308,6 @@ impl<T: AsFd> Async<T> {
                 result => return Poll::Ready(result),
             }
         }
-        half.wait(context.waker());
         Poll::Pending
     }
 
@@ -232,6 +339,9 @@ impl<T: AsFd> AsFd for Async<T> {
 
 impl<T: AsFd> std::fmt::Debug for Async<T> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Async").field("fd", &self.fd).finish_non_exhaustive()
+        let waiting =
+            [&self.wakers.read, &self.wakers.write].map(|half| half.waiting.borrow().len());
+        let mut text = formatter.debug_struct("Async");
+        text.field("fd", &self.fd).field("waiting", &waiting.iter().sum::<usize>()).finish()
     }
 }

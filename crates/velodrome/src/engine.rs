@@ -237,7 +237,7 @@ impl<K: Kind> Engine<K> {
         }
         let signals = match self.reactor.opened() {
             Some(opened) => {
-                let waited = self.wait(host, opened, timeout_ns);
+                let waited = self.wait(host, &opened, timeout_ns);
                 waited.map_err(|error| host.cannot_sleep(error))?
             }
             // Nothing was ever watched, and there is no need to sleep.
@@ -420,10 +420,11 @@ impl<K: Kind> Engine<K> {
         !self.owner.get().is_current()
     }
 
-    /// As [`Engine::clear`], and the inbox drops what is sent from now on.
+    /// As [`Engine::clear`], and the inbox drops what is sent from now on. The poller is closed.
     pub fn close(&self) {
         drop(self.inbox.close());
         self.clear();
+        self.reactor.close();
     }
 
     /// Drops every callback, timer and source. Nothing is borrowed while they are dropped.

@@ -170,9 +170,13 @@ impl Driver for Inner {
         if self.is_closed.get() {
             return Err(io::Error::other(Error::Closed));
         }
+        let (reactor, fd) = (self.engine.reactor(), fd.as_raw_fd());
+        if reactor.source(fd).is_some() && reactor.is_current(fd) {
+            let message = "another Async has the descriptor";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
         let interest = Interest::READ | Interest::WRITE | Interest::EDGE;
-        let replaced =
-            self.engine.reactor().register(fd.as_raw_fd(), FdSource(wakers), interest)?;
+        let replaced = reactor.register(fd, FdSource(wakers), interest)?;
         drop(replaced);
         Ok(())
     }
@@ -369,7 +373,7 @@ impl EventLoop {
     /// Runs until `future` is done, and returns its output. It is a task, as all that a loop runs.
     ///
     /// A panic of the future goes on here. Fails as asyncio's does: while a loop is running, after
-    /// `close`, and if `stop` comes first.
+    /// `close`, and if `stop` comes first, which drops the future.
     pub fn run_until_complete<F: Future>(&self, future: F) -> Result<F::Output, Error> {
         self.check_can_run()?;
         let mut output = None;
@@ -377,8 +381,15 @@ impl EventLoop {
             let future = pin!(async { output = Some(future.await) });
             let (lent, _recalled) = lend(future);
             let mut task = Aborted(self.task_of_factory(Box::pin(lent)));
-            let stop = Rc::clone(self.inner());
-            task.0.add_done_callback(move || stop.engine.stop());
+            let is_over = Rc::new(Cell::new(false));
+            let _over = Over(Rc::clone(&is_over));
+            let inner = Rc::clone(self.inner());
+            task.0.add_done_callback(move || {
+                // Queued in the last turn of this run, it must not end the next one.
+                if !is_over.get() {
+                    inner.engine.stop();
+                }
+            });
             self.run_forever()?;
             task.0.result()
         };
@@ -541,16 +552,18 @@ impl EventLoop {
 
     // ---- threads ---------------------------------------------------------------------------
 
-    /// Runs `function` in a thread of the loop's pool, and gives its output. A panic in it goes on where
-    /// it is awaited.
-    pub async fn run_in_executor<R: Send + 'static>(
+    /// Runs `function` in a thread of the loop's pool, from now on, and gives its output. A panic in it goes
+    /// on where it is awaited.
+    pub fn run_in_executor<R: Send + 'static, F: FnOnce() -> R + Send + 'static>(
         &self,
-        function: impl FnOnce() -> R + Send + 'static,
-    ) -> R {
+        function: F,
+    ) -> impl Future<Output = R> + use<R, F> {
         let job = self.inner().executor.run_blocking(function);
-        match job.await {
-            Ok(output) => output,
-            Err(panic) => resume_unwind(panic),
+        async move {
+            match job.await {
+                Ok(output) => output,
+                Err(panic) => resume_unwind(panic),
+            }
         }
     }
 
@@ -641,6 +654,15 @@ struct Recalled<'a> {
 impl Drop for Recalled<'_> {
     fn drop(&mut self) {
         self.place.take();
+    }
+}
+
+/// Says that a run until a future is done is over, whatever ends it.
+struct Over(Rc<Cell<bool>>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.set(true);
     }
 }
 

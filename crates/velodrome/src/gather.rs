@@ -14,8 +14,8 @@ use crate::{
 
 /// Runs futures side by side, each as a task, and gives their outputs in the order of the futures.
 ///
-/// The tasks are made at once. The first that panics is the outcome, and the others go on; dropping
-/// the `Gather` before it is ready cancels them. [`Gather::return_exceptions`] waits for all instead.
+/// The tasks are made at once. The first that panics is the outcome, and the others go on, of whose panics
+/// nobody is told; dropping the `Gather` before it is ready cancels them. [`Gather::return_exceptions`] waits for all instead.
 /// Panics outside a running loop.
 ///
 /// ```
@@ -109,7 +109,11 @@ impl<T> Future for Gather<T> {
             && let Some(error) = state.first_error()
         {
             self.is_over = true;
-            state.tasks.take().into_iter().for_each(Task::detach);
+            for task in state.tasks.take() {
+                // As asyncio: whoever gathers has heard of one panic, and hears of no other.
+                task.keep_silent();
+                task.detach();
+            }
             return Poll::Ready(Err(error));
         }
         match state.all() {

@@ -12,8 +12,9 @@
 //! and the next owner of the number simply replaces it.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    rc::Rc,
     sync::Arc,
 };
 
@@ -42,7 +43,7 @@ impl<S> Default for Slot<S> {
 #[derive(Debug)]
 pub struct Reactor<S> {
     /// Empty until [`Reactor::open`].
-    opened: OnceCell<Opened>,
+    opened: RefCell<Option<Rc<Opened>>>,
     pub(crate) waker: Arc<Waker>,
     /// Indexed by descriptor number: the kernel hands out the lowest free one, so this is dense.
     slots: RefCell<Vec<Slot<S>>>,
@@ -58,34 +59,37 @@ pub(crate) struct Opened {
 
 impl<S: Clone> Reactor<S> {
     pub(crate) fn new(waker: Arc<Waker>) -> Self {
-        Reactor { opened: OnceCell::new(), waker, slots: RefCell::default() }
+        Reactor { opened: RefCell::default(), waker, slots: RefCell::default() }
     }
 
     /// The poller, if there is anything that it could tell of.
     #[inline]
-    pub(crate) fn opened(&self) -> Option<&Opened> {
-        self.opened.get()
+    pub(crate) fn opened(&self) -> Option<Rc<Opened>> {
+        self.opened.borrow().clone()
     }
 
     /// The poller. The first call opens four descriptors.
-    pub(crate) fn open(&self) -> Result<&Opened> {
-        if let Some(opened) = self.opened.get() {
+    pub(crate) fn open(&self) -> Result<Rc<Opened>> {
+        if let Some(opened) = self.opened() {
             return Ok(opened);
         }
         let (poller, signals) = (Poller::new()?, SignalPipe::new()?);
         poller.add(self.waker.open()?, Token::WAKER, Interest::READ)?;
         poller.add(signals.as_fd(), Token::SIGNAL, Interest::READ)?;
-        Ok(self.opened.get_or_init(|| Opened {
-            poller,
-            signals,
-            owner: Cell::new(Process::current()),
-        }))
+        let opened = Rc::new(Opened { poller, signals, owner: Cell::new(Process::current()) });
+        Ok(Rc::clone(self.opened.borrow_mut().insert(opened)))
+    }
+
+    /// Closes the poller. What wakes it stays with those who may do that from other threads.
+    pub(crate) fn close(&self) {
+        self.opened.take();
     }
 
     /// In a child whose parent has opened it: gets a poller, a waker and a pipe of its own, which watch
     /// what was registered. The parent's stay as they are. May be called again if it fails.
     pub(crate) fn take_over(&self) -> Result<()> {
-        let Some(Opened { poller, signals, owner }) = self.opened.get() else { return Ok(()) };
+        let Some(opened) = self.opened() else { return Ok(()) };
+        let Opened { poller, signals, owner } = &*opened;
         if owner.get().is_current() {
             return Ok(());
         }
@@ -152,7 +156,8 @@ impl<S: Clone> Reactor<S> {
         let Some(slot) = usize::try_from(fd).ok().and_then(|at| slots.get(at)) else {
             return false;
         };
-        let Some(Opened { poller, owner, .. }) = self.opened.get() else { return false };
+        let Some(opened) = self.opened() else { return false };
+        let Opened { poller, owner, .. } = &*opened;
         if !owner.get().is_current() {
             return true;
         }
@@ -228,11 +233,12 @@ impl<S: Clone> Reactor<S> {
         // SAFETY: `fd` is not negative (callers index by it), and it is only handed to system calls
         // which answer EBADF if it is not open.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        if self.opened.get().is_none() {
+        if self.opened.borrow().is_none() {
             // What is opened below could get a number that is free, and would then be what is watched.
             rustix::io::fcntl_getfd(fd)?;
         }
-        let Opened { poller, owner, .. } = self.open()?;
+        let opened = self.open()?;
+        let Opened { poller, owner, .. } = &*opened;
         if !owner.get().is_current() {
             // A forked child must not touch its parent's registrations.
             return Ok(());

@@ -175,6 +175,10 @@ impl TaskHandle {
     pub fn done(&self) -> bool {
         self.0.is_done()
     }
+
+    pub(crate) fn keep_silent(&self) {
+        self.0.keep_silent();
+    }
 }
 
 impl fmt::Debug for TaskHandle {

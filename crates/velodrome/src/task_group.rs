@@ -14,7 +14,7 @@ use std::{
 use slab::Slab;
 
 use crate::{
-    events::create_task,
+    events::{create_task, current_task},
     panics::panic_message,
     task::{Task, TaskHandle},
 };
@@ -81,15 +81,17 @@ struct State {
     tasks: RefCell<Slab<TaskHandle>>,
     failures: RefCell<Vec<Failure>>,
     has_failed: Cell<bool>,
+    /// Its future was dropped, or is ready.
+    is_over: Cell<bool>,
     waker: Cell<Option<Waker>>,
 }
 
 impl TaskGroup {
-    /// Makes a task that the group waits for. Once the group has failed, it is cancelled at once.
+    /// Makes a task that the group waits for. Once the group has failed, or is over, it is cancelled at
+    /// once.
     pub fn create_task<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
         let task = create_task(Guarded { future, state: Rc::clone(&self.0) });
-        task.keep_silent();
-        if self.0.has_failed.get() {
+        if self.0.has_failed.get() || self.0.is_over.get() {
             task.cancel();
         }
         let place = self.0.tasks.borrow_mut().insert(task.handle());
@@ -138,6 +140,7 @@ struct CancelledAtLast(Rc<State>);
 
 impl Drop for CancelledAtLast {
     fn drop(&mut self) {
+        self.0.is_over.set(true);
         self.0.cancel_all();
     }
 }
@@ -160,6 +163,9 @@ impl<F: Future> Future for Guarded<F> {
             Ok(polled) => polled,
             Err(panic) => {
                 let text = panic_message(panic.as_ref()).to_owned();
+                if let Some(task) = current_task() {
+                    task.keep_silent();
+                }
                 this.state.fail(Failure::Panic(panic));
                 resume_unwind(Box::new(text))
             }

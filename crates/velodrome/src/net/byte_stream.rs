@@ -1,11 +1,10 @@
 //! What stream sockets of every family do.
 
 use std::{
-    future::poll_fn,
     io::{self, IoSlice},
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use rustix::net::{RecvFlags, SendAncillaryBuffer, recv, send, sendmsg, shutdown};
@@ -16,50 +15,66 @@ use crate::{
     client,
 };
 
+/// Whether a receive that fills a part of its buffer has taken all that was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tcp,
+    /// Receiving stops behind bytes that came with descriptors.
+    Unix,
+}
+
 #[derive(Debug)]
-pub(super) struct ByteStream(Async<OwnedFd>);
+pub(super) struct ByteStream {
+    io: Async<OwnedFd>,
+    kind: Kind,
+}
 
 impl ByteStream {
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(ByteStream(Async::new(fd)?))
+    pub fn new(fd: OwnedFd, kind: Kind) -> io::Result<Self> {
+        Ok(ByteStream { io: Async::new(fd)?, kind })
     }
 
-    pub async fn connect(address: &rustix::net::SocketAddrAny) -> io::Result<Self> {
+    pub async fn connect(address: &rustix::net::SocketAddrAny, kind: Kind) -> io::Result<Self> {
         let (fd, progress) = client::connect(address)?;
-        let stream = ByteStream::new(fd)?;
+        let stream = ByteStream::new(fd, kind)?;
         if let client::Progress::UnderWay = progress {
             // Not writable before the outcome is there.
-            stream.0.not_ready(Direction::Write);
-            stream.0.writable().await;
+            stream.io.not_ready(Direction::Write);
+            stream.io.writable().await;
             client::outcome(stream.as_fd())?;
         }
         Ok(stream)
     }
 
+    /// One attempt; afterwards more is known of the readiness.
     #[inline]
+    fn receive(&self, fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = recv(fd, &mut *buffer, RecvFlags::DONTWAIT)?;
+        if self.kind == Kind::Tcp && count < buffer.len() {
+            self.io.moved_less(Direction::Read);
+        }
+        Ok(count)
+    }
+
+    #[inline]
+    fn send(&self, fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+        let count = send(fd, bytes, SEND_FLAGS)?;
+        if count < bytes.len() {
+            self.io.moved_less(Direction::Write);
+        }
+        Ok(count)
+    }
+
     pub fn poll_read(
         &self,
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let received = ready!(self.0.poll_io(Direction::Read, context, |fd| {
-            Ok(recv(fd, &mut *buffer, RecvFlags::DONTWAIT)?.0)
-        }));
-        if received.as_ref().is_ok_and(|&count| count < buffer.len()) {
-            self.0.moved_less(Direction::Read);
-        }
-        Poll::Ready(received)
+        self.io.poll_io(Direction::Read, context, |fd| self.receive(fd, buffer))
     }
 
-    #[inline]
     pub fn poll_write(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let sent = ready!(
-            self.0.poll_io(Direction::Write, context, |fd| { Ok(send(fd, bytes, SEND_FLAGS)?) })
-        );
-        if sent.as_ref().is_ok_and(|&count| count < bytes.len()) {
-            self.0.moved_less(Direction::Write);
-        }
-        Poll::Ready(sent)
+        self.io.poll_io(Direction::Write, context, |fd| self.send(fd, bytes))
     }
 
     pub fn poll_write_vectored(
@@ -69,17 +84,19 @@ impl ByteStream {
     ) -> Poll<io::Result<usize>> {
         // What the kernel takes at once: IOV_MAX.
         let pieces = &pieces[..pieces.len().min(1024)];
-        self.0.poll_io(Direction::Write, context, |fd| {
+        self.io.poll_io(Direction::Write, context, |fd| {
             Ok(sendmsg(fd, pieces, &mut SendAncillaryBuffer::default(), SEND_FLAGS)?)
         })
     }
 
+    #[inline]
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        poll_fn(|context| self.poll_read(context, buffer)).await
+        self.io.read_with(|fd| self.receive(fd, buffer)).await
     }
 
+    #[inline]
     pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        poll_fn(|context| self.poll_write(context, bytes)).await
+        self.io.write_with(|fd| self.send(fd, bytes)).await
     }
 
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
@@ -110,23 +127,23 @@ impl ByteStream {
     }
 
     pub fn into_fd(self) -> OwnedFd {
-        self.0.into_inner()
+        self.io.into_inner()
     }
 }
 
 impl AsFd for ByteStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.io.as_fd()
     }
 }
 
 /// A listening socket of any family.
 #[derive(Debug)]
-pub(super) struct ByteListener(Async<OwnedFd>);
+pub(super) struct ByteListener(Async<OwnedFd>, Kind);
 
 impl ByteListener {
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(ByteListener(Async::new(fd)?))
+    pub fn new(fd: OwnedFd, kind: Kind) -> io::Result<Self> {
+        Ok(ByteListener(Async::new(fd)?, kind))
     }
 
     /// The next connection. One that failed while it waited is an error of that one only.
@@ -140,7 +157,7 @@ impl ByteListener {
                 Accepted::Exhausted(error) | Accepted::Failed(error) => Err(error.into()),
             })
             .await?;
-        Ok((ByteStream::new(fd)?, peer))
+        Ok((ByteStream::new(fd, self.1)?, peer))
     }
 }
 

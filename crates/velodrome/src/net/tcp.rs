@@ -14,7 +14,7 @@ use rustix::net::{
 use super::{
     ToAddresses,
     addresses::first_that_works,
-    byte_stream::{ByteListener, ByteStream},
+    byte_stream::{ByteListener, ByteStream, Kind},
     set_nodelay,
 };
 
@@ -50,7 +50,7 @@ impl TcpStream {
     /// Connects to the first address of `to` that answers.
     pub async fn connect(to: impl ToAddresses) -> io::Result<Self> {
         first_that_works(to, async |address: SocketAddr| {
-            let stream = ByteStream::connect(&address.into()).await?;
+            let stream = ByteStream::connect(&address.into(), Kind::Tcp).await?;
             set_nodelay(stream.as_fd());
             Ok(TcpStream(stream))
         })
@@ -60,7 +60,7 @@ impl TcpStream {
     /// Takes a connection over, which must be non-blocking.
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(TcpStream(ByteStream::new(stream.into())?))
+        Ok(TcpStream(ByteStream::new(stream.into(), Kind::Tcp)?))
     }
 
     /// Gives the connection back. It stays non-blocking.
@@ -132,7 +132,7 @@ impl TcpListener {
             }
             bind(&fd, &address)?;
             listen(&fd, BACKLOG)?;
-            Ok(TcpListener(ByteListener::new(fd)?))
+            Ok(TcpListener(ByteListener::new(fd, Kind::Tcp)?))
         })
         .await
     }
@@ -140,7 +140,7 @@ impl TcpListener {
     /// Takes a listening socket over.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(TcpListener(ByteListener::new(listener.into())?))
+        Ok(TcpListener(ByteListener::new(listener.into(), Kind::Tcp)?))
     }
 
     /// The next connection, and where it comes from. An error may be one of that connection only.

@@ -12,7 +12,7 @@ use rustix::net::{
 };
 
 use super::{
-    byte_stream::{ByteListener, ByteStream},
+    byte_stream::{ByteListener, ByteStream, Kind},
     tcp::BACKLOG,
 };
 
@@ -26,19 +26,22 @@ impl UnixStream {
     /// Connects to the socket at `path`.
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
         let address = SocketAddrUnix::new(path.as_ref())?;
-        Ok(UnixStream(ByteStream::connect(&address.into()).await?))
+        Ok(UnixStream(ByteStream::connect(&address.into(), Kind::Unix).await?))
     }
 
     /// The two ends of a connection.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
-        Ok((UnixStream(ByteStream::new(one)?), UnixStream(ByteStream::new(other)?)))
+        Ok((
+            UnixStream(ByteStream::new(one, Kind::Unix)?),
+            UnixStream(ByteStream::new(other, Kind::Unix)?),
+        ))
     }
 
     /// Takes a connection over.
     pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(UnixStream(ByteStream::new(OwnedFd::from(stream))?))
+        Ok(UnixStream(ByteStream::new(OwnedFd::from(stream), Kind::Unix)?))
     }
 
     /// Gives the connection back. It stays non-blocking.
@@ -90,7 +93,7 @@ impl UnixListener {
         let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
         bind(&fd, &SocketAddrUnix::new(path.as_ref())?)?;
         listen(&fd, BACKLOG)?;
-        Ok(UnixListener(ByteListener::new(fd)?))
+        Ok(UnixListener(ByteListener::new(fd, Kind::Unix)?))
     }
 
     /// The next connection.

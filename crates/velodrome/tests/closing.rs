@@ -1,0 +1,256 @@
+//! What a loop leaves behind: nothing, neither memory nor descriptors.
+
+use std::{
+    fs,
+    future::pending,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use velodrome::{
+    Async, Queue, TcpListener, TcpStream, UnixStream, create_task, new_event_loop, run, sleep,
+};
+
+const SHORT: Duration = Duration::from_millis(1);
+
+/// Tests that count the process's descriptors go one by one.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn a_loop_that_is_dropped_without_close_frees_everything() {
+    let _alone = alone();
+    let before = descriptors();
+    let alive = Rc::new(());
+    let event_loop = new_event_loop();
+    let (a, b, c) = (alive.clone(), alive.clone(), alive.clone());
+    event_loop.run_until_complete(sleep(SHORT)).unwrap();
+    event_loop
+        .create_task(async move {
+            let _held = a;
+            // The loop is held by its own task, too, by way of a timer and a socket.
+            let (_one, _other) = UnixStream::pair().unwrap();
+            sleep(Duration::from_secs(60)).await;
+        })
+        .detach();
+    event_loop.call_soon(move || drop(b));
+    event_loop.call_later(Duration::from_secs(60), move || drop(c));
+    event_loop.run_until_complete(sleep(SHORT)).unwrap();
+    assert!(descriptors() > before);
+    assert!(Rc::strong_count(&alive) > 1);
+    drop(event_loop);
+    assert_eq!(Rc::strong_count(&alive), 1);
+    assert_eq!(descriptors(), before);
+}
+
+#[test]
+fn close_gives_the_poller_back_while_the_loop_is_still_known() {
+    let _alone = alone();
+    let before = descriptors();
+    let event_loop = new_event_loop();
+    event_loop.run_until_complete(sleep(SHORT)).unwrap();
+    assert_eq!(descriptors(), before + 4);
+    event_loop.close().unwrap();
+    // What wakes it may be in the hands of other threads.
+    assert_eq!(descriptors(), before + 1);
+    drop(event_loop);
+    assert_eq!(descriptors(), before);
+}
+
+#[test]
+fn connections_that_are_open_at_close_are_closed() {
+    let _alone = alone();
+    let before = descriptors();
+    let alive = Rc::new(());
+    let held = alive.clone();
+    run(async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        create_task(async move {
+            let mut open = Vec::new();
+            loop {
+                open.push((listener.accept().await.unwrap(), held.clone()));
+            }
+        })
+        .detach();
+        for _ in 0..20 {
+            let stream = TcpStream::connect(address).await?;
+            create_task(async move { stream.read(&mut [0; 1]).await }).detach();
+        }
+        sleep(SHORT).await;
+        Ok::<_, io::Error>(())
+    })
+    .unwrap()
+    .unwrap();
+    assert_eq!(descriptors(), before);
+    assert_eq!(Rc::strong_count(&alive), 1);
+}
+
+#[test]
+fn a_future_that_is_dropped_frees_its_descriptors_at_once() {
+    let _alone = alone();
+    run(async {
+        sleep(SHORT).await;
+        let before = descriptors();
+        let task = create_task(async {
+            let (one, _other) = UnixStream::pair().unwrap();
+            one.read(&mut [0; 1]).await
+        });
+        sleep(SHORT).await;
+        assert_eq!(descriptors(), before + 2);
+        task.cancel();
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert_eq!(descriptors(), before);
+    })
+    .unwrap();
+}
+
+#[test]
+fn tasks_that_hold_each_other_are_freed() {
+    let _alone = alone();
+    let alive = Rc::new(());
+    run(async {
+        let queue = Rc::new(Queue::new());
+        let (own, held) = (queue.clone(), alive.clone());
+        let first = create_task(async move {
+            let _held = held;
+            let other: velodrome::Task<()> = own.get().await;
+            other.await.unwrap();
+        });
+        let (handle, held) = (first.handle(), alive.clone());
+        queue
+            .put_nowait(create_task(async move {
+                let _held = (held, handle, first);
+                pending::<()>().await;
+            }))
+            .unwrap();
+        sleep(SHORT).await;
+        assert_eq!(Rc::strong_count(&alive), 3);
+    })
+    .unwrap();
+    assert_eq!(Rc::strong_count(&alive), 1);
+}
+
+#[test]
+fn what_outlives_its_loop_is_dead_but_not_dangerous() {
+    let _alone = alone();
+    let before = descriptors();
+    let (kept, timer) = run(async {
+        let (one, other) = UnixStream::pair().unwrap();
+        let mut timer = Box::pin(sleep(Duration::from_secs(60)));
+        std::future::poll_fn(|context| {
+            assert!(timer.as_mut().poll(context).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        ((one, other), timer)
+    })
+    .unwrap();
+    drop(timer);
+    drop(kept);
+    assert_eq!(descriptors(), before);
+}
+
+#[test]
+fn accept_goes_on_after_descriptors_ran_out() {
+    let _alone = alone();
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        // The loop has opened all that it needs.
+        sleep(SHORT).await;
+        let mut hoard = Vec::new();
+        let exhausted = loop {
+            match fs::File::open("/dev/null") {
+                Ok(file) => hoard.push(file),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(exhausted.raw_os_error(), Some(24), "EMFILE");
+        let refused = listener.accept().await.unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(24));
+        hoard.clear();
+        let (server, _) = listener.accept().await.unwrap();
+        server.write_all(b"x").await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_number_that_another_socket_takes_is_not_confused() {
+    let _alone = alone();
+    run(async {
+        for _ in 0..50 {
+            let (one, other) = UnixStream::pair().unwrap();
+            let waiting = create_task(async move { one.read(&mut [0; 8]).await });
+            sleep(Duration::ZERO).await;
+            // The event is on its way, and the socket goes.
+            other.write_all(b"late").await.unwrap();
+            waiting.cancel();
+            assert!(waiting.await.is_err());
+            drop(other);
+            let (one, other) = UnixStream::pair().unwrap();
+            let waiting = create_task(async move {
+                let mut buffer = [0; 8];
+                let count = one.read(&mut buffer).await.unwrap();
+                buffer[..count].to_vec()
+            });
+            sleep(Duration::ZERO).await;
+            sleep(Duration::ZERO).await;
+            assert!(!waiting.done());
+            other.write_all(b"new").await.unwrap();
+            assert_eq!(waiting.await.unwrap(), b"new");
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn readers_that_gave_up_leave_no_wakers_behind() {
+    let _alone = alone();
+    run(async {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let one = Rc::new(one);
+        let alive = Rc::new(());
+        for _ in 0..1000 {
+            let (one, held) = (one.clone(), alive.clone());
+            let reading = create_task(async move {
+                let _held = held;
+                one.read(&mut [0; 1]).await
+            });
+            sleep(Duration::ZERO).await;
+            sleep(Duration::ZERO).await;
+            reading.cancel();
+            assert!(reading.await.is_err());
+        }
+        let text = format!("{one:?}");
+        assert_eq!(Rc::strong_count(&alive), 1);
+        assert!(text.contains("waiting: 0"), "{text}");
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_descriptor_has_one_owner() {
+    let _alone = alone();
+    run(async {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let first = Async::new(&one).unwrap();
+        let second = Async::new(&one).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AlreadyExists);
+        drop(first);
+        Async::new(&one).unwrap();
+    })
+    .unwrap();
+}
