@@ -7,6 +7,7 @@
 //! code, which then comes back through [`ReadyQueue`].
 
 mod overrides;
+mod registration;
 mod scheduling;
 
 use std::{

@@ -17,104 +17,18 @@ use pyo3::{
 };
 use velodrome::Inbox;
 
-use super::{Loop, Methods};
+use super::{
+    Loop, Methods,
+    registration::{Registration, handle_for, held_call, registration, registration_after},
+};
 use crate::{
-    call::{Call, Held, borrowed, copy_context, owned},
+    call::owned,
     callback::{Callback, Timer},
     error,
     fast::{Arguments, Method, raw_method},
     handle::{Handle, TimerHandle},
     imports::{loaded, seam},
 };
-
-/// The context that a registration names, or a copy of the current one.
-#[inline]
-fn context_or_copy(py: Python<'_>, context: Option<*mut ffi::PyObject>) -> PyResult<Py<PyAny>> {
-    match context {
-        // SAFETY: an argument of the call under way, alive during it.
-        Some(context) if context != unsafe { ffi::Py_None() } => unsafe {
-            Ok(borrowed(py, context))
-        },
-        _ => copy_context(py),
-    }
-}
-
-fn missing(function: &str, names: &[&str]) -> PyErr {
-    let plural = if names.len() == 1 { "" } else { "s" };
-    let listed: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
-    let listed = match listed.as_slice() {
-        [all @ .., last] if !all.is_empty() => format!("{} and {last}", all.join(", ")),
-        _ => listed.concat(),
-    };
-    PyTypeError::new_err(format!(
-        "{function}() missing {} required positional argument{plural}: {listed}",
-        names.len()
-    ))
-}
-
-/// The part that all registrations have in common, borrowed from the caller.
-#[derive(Clone, Copy)]
-struct Registration<'a> {
-    callback: *mut ffi::PyObject,
-    arguments: &'a [*mut ffi::PyObject],
-    context: Option<*mut ffi::PyObject>,
-}
-
-/// Takes `(callback, *args, context=None)` apart.
-#[inline]
-fn registration<'a, 'py>(
-    py: Python<'py>,
-    function: &str,
-    arguments: Arguments<'a, 'py>,
-) -> PyResult<Registration<'a>> {
-    let positional = arguments.positional();
-    if !arguments.has_keywords() {
-        let (&callback, rest) =
-            positional.split_first().ok_or_else(|| missing(function, &["callback"]))?;
-        return Ok(Registration { callback, arguments: rest, context: None });
-    }
-    let [context, callback] =
-        arguments.take_keywords(function, [intern!(py, "context"), intern!(py, "callback")])?;
-    match (callback, positional.split_first()) {
-        (None, Some((&callback, rest))) => Ok(Registration { callback, arguments: rest, context }),
-        (Some(callback), None) => Ok(Registration { callback, arguments: &[], context }),
-        (Some(_), Some(_)) => Err(PyTypeError::new_err(format!(
-            "{function}() got multiple values for argument 'callback'"
-        ))),
-        (None, None) => Err(missing(function, &["callback"])),
-    }
-}
-
-/// Takes references to what a registration borrows.
-#[inline]
-fn held_call(py: Python<'_>, registration: Registration<'_>, thread_safe: bool) -> PyResult<Call> {
-    let Registration { callback, arguments, context } = registration;
-    Ok(Call {
-        // SAFETY: an argument of the call under way.
-        callback: unsafe { borrowed(py, callback) },
-        arguments: Held::new(py, arguments)?,
-        context: context_or_copy(py, context)?,
-        thread_safe,
-    })
-}
-
-/// A handle for a call: one that nobody has any more, if there is one, else a new one.
-#[inline]
-fn handle_for(
-    slf: &Bound<'_, Loop>,
-    call: Call,
-    given_up: Option<Py<Handle>>,
-) -> PyResult<Py<Handle>> {
-    let py = slf.py();
-    let mut call = call;
-    if let Some(handle) = given_up.or_else(|| slf.get().state(py).spare.take()) {
-        call = match Handle::again(handle.bind(py), slf, call) {
-            Ok(()) => return Ok(handle),
-            Err(call) => call,
-        };
-    }
-    Py::new(py, Handle::new(slf, call))
-}
 
 #[inline]
 fn call_soon<'py>(
@@ -231,50 +145,6 @@ fn add_timer(
     Ok(timer.into_any())
 }
 
-/// Splits `(first, callback, *args, context=None)`, each of the two also by keyword.
-fn timed_registration<'a, 'py>(
-    py: Python<'py>,
-    function: &str,
-    first_name: &Bound<'py, PyString>,
-    arguments: Arguments<'a, 'py>,
-) -> PyResult<(Bound<'py, PyAny>, Registration<'a>)> {
-    let [context, first, callback] = if arguments.has_keywords() {
-        arguments.take_keywords(
-            function,
-            [intern!(py, "context"), first_name, intern!(py, "callback")],
-        )?
-    } else {
-        [None; 3]
-    };
-    let mut positional = arguments.positional();
-    for (at, named) in [first, callback].into_iter().enumerate() {
-        if named.is_some() && positional.len() > at {
-            let name = if at == 0 { first_name.to_string() } else { "callback".to_owned() };
-            return Err(PyTypeError::new_err(format!(
-                "{function}() got multiple values for argument '{name}'"
-            )));
-        }
-    }
-    let mut next = |named: Option<*mut ffi::PyObject>| match (named, positional.split_first()) {
-        (None, Some((&value, rest))) => {
-            positional = rest;
-            Some(value)
-        }
-        (named, _) => named,
-    };
-    let (first, callback) = (next(first), next(callback));
-    let (Some(first), Some(callback)) = (first, callback) else {
-        let first_name = first_name.to_string();
-        let names = [(first, first_name.as_str()), (callback, "callback")];
-        let absent: Vec<&str> =
-            names.iter().filter(|name| name.0.is_none()).map(|name| name.1).collect();
-        return Err(missing(function, &absent));
-    };
-    // SAFETY: an argument of the call under way.
-    let first = unsafe { Bound::from_borrowed_ptr(py, first) };
-    Ok((first, Registration { callback, arguments: positional, context }))
-}
-
 fn call_later<'py>(
     py: Python<'py>,
     slf: &Bound<'py, Loop>,
@@ -285,7 +155,7 @@ fn call_later<'py>(
         return Loop::base(slf, "call_later", arguments);
     }
     let (delay, registration) =
-        timed_registration(py, "call_later", intern!(py, "delay"), arguments)?;
+        registration_after(py, "call_later", intern!(py, "delay"), arguments)?;
     if delay.is_none() {
         return Err(PyTypeError::new_err("delay must not be None"));
     }
@@ -307,21 +177,13 @@ fn call_at<'py>(
     slf: &Bound<'py, Loop>,
     arguments: Arguments<'_, 'py>,
 ) -> PyResult<Py<PyAny>> {
-    let (when, registration) = timed_registration(py, "call_at", intern!(py, "when"), arguments)?;
+    let (when, registration) = registration_after(py, "call_at", intern!(py, "when"), arguments)?;
     if when.is_none() {
         return Err(PyTypeError::new_err("when cannot be None"));
     }
     drop(slf.get().model(py)?);
     if slf.get().state(py).debug.get() {
-        let Registration { callback, arguments, context } = registration;
-        let arguments = Held::new(py, arguments)?.to_tuple(py)?;
-        // SAFETY: arguments of the call under way.
-        let (callback, context) = unsafe {
-            (
-                Bound::<PyAny>::from_borrowed_ptr(py, callback),
-                context.map(|context| Bound::<PyAny>::from_borrowed_ptr(py, context)),
-            )
-        };
+        let (callback, arguments, context) = registration.to_objects(py)?;
         let made = seam(py, "call_at_debug", (slf, when, callback, arguments, context))?;
         return Ok(made.unbind());
     }
