@@ -408,6 +408,90 @@ def test_a_callback_is_required(loop, socket_pair, method):
         getattr(loop, method)(socket_pair[0])
 
 
+@pytest.mark.parametrize("direction", ["reader", "writer"])
+def test_arguments_may_be_named(loop, socket_pair, direction):
+    add, remove = getattr(loop, f"add_{direction}"), getattr(loop, f"remove_{direction}")
+    assert add(fd=socket_pair[0], callback=print) is None
+    assert remove(fd=socket_pair[0]) is True
+    assert add(socket_pair[0], callback=print) is None
+    assert remove(socket_pair[0]) is True
+
+
+@pytest.mark.parametrize("method", ADD)
+def test_a_context_is_refused(loop, socket_pair, method):
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'context'"):
+        getattr(loop, method)(socket_pair[0], print, context=None)
+
+
+@pytest.mark.parametrize("method", REMOVE)
+def test_only_a_descriptor_is_removed(loop, socket_pair, method):
+    with pytest.raises(TypeError):
+        getattr(loop, method)()
+    with pytest.raises(TypeError):
+        getattr(loop, method)(socket_pair[0], print)
+
+
+@pytest.mark.parametrize("ends", ["removed", "replaced"])
+def test_the_handle_of_a_reader_stays_cancelled(loop, socket_pair, ends):
+    one, other = socket_pair
+    called = []
+    handle = loop._add_reader(one.fileno(), called.append, "old")
+    assert not handle.cancelled()
+    if ends == "removed":
+        loop.remove_reader(one)
+    loop.add_reader(one, called.append, "new")
+    later = loop.call_soon(called.append, "soon")
+    assert handle.cancelled()
+    other.send(b"x")
+    loop.stop()
+    loop.run_forever()
+    loop.remove_reader(one)
+    assert called == ["soon", "new"]
+    assert handle.cancelled()
+    assert not later.cancelled()
+
+
+def test_a_removed_reader_lets_go_of_its_callback(loop, socket_pair):
+    class Callback:
+        def __call__(self, argument):
+            pass
+
+    callback, argument = Callback(), Callback()
+    gone = [weakref.ref(callback), weakref.ref(argument)]
+    loop.add_reader(socket_pair[0], callback, argument)
+    loop.remove_reader(socket_pair[0])
+    del callback, argument
+    assert [reference() for reference in gone] == [None, None]
+
+
+@pytest.mark.parametrize("method", ADD + REMOVE)
+def test_a_transport_that_asyncio_knows_has_its_descriptor(loop, socket_pair, method):
+    class Transport:
+        def is_closing(self):
+            return False
+
+    def is_refused():
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            use(loop, method, socket_pair[0])
+        return True
+
+    use(loop, method, socket_pair[0])
+    transports, transport = loop._transports, Transport()
+    transports[socket_pair[0].fileno()] = transport
+    assert is_refused()
+    loop._transports = weakref.WeakValueDictionary()
+    use(loop, method, socket_pair[0])
+    loop._transports = {socket_pair[0].fileno(): transport}
+    assert is_refused()
+    loop._transports = transports
+    assert is_refused()
+    del transport
+    loop._transports.clear()
+    use(loop, method, socket_pair[0])
+    loop.remove_reader(socket_pair[0])
+    loop.remove_writer(socket_pair[0])
+
+
 @pytest.mark.parametrize("method", ADD + REMOVE)
 async def test_the_descriptor_of_a_transport_is_refused(loop, socket_pair, method):
     one, _ = socket_pair

@@ -92,6 +92,18 @@ impl Held {
         })
     }
 
+    /// Drops the references at once: dropping a `Py` looks first whether the thread has the GIL.
+    #[inline]
+    pub fn release(self, py: Python<'_>) {
+        match self {
+            Held::None => {}
+            Held::One(a) => a.drop_ref(py),
+            Held::Two(items) => items.into_iter().for_each(|item| item.drop_ref(py)),
+            Held::Three(items) => items.into_iter().for_each(|item| item.drop_ref(py)),
+            Held::Many(tuple) => tuple.drop_ref(py),
+        }
+    }
+
     pub fn to_tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         match self {
             Held::None => Ok(PyTuple::empty(py)),
@@ -163,6 +175,15 @@ impl Call {
     #[inline]
     pub fn run(&self, py: Python<'_>) -> PyResult<()> {
         in_context(py, &self.context, || self.arguments.call(py, &self.callback)).map(drop)
+    }
+
+    /// Drops the references, see [`Held::release`].
+    #[inline]
+    pub fn release(self, py: Python<'_>) {
+        let Call { callback, arguments, context, .. } = self;
+        callback.drop_ref(py);
+        arguments.release(py);
+        context.drop_ref(py);
     }
 
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -65,9 +65,9 @@ impl Callback {
                     event_loop.get().keep_spare(py, handle);
                     run_call(event_loop, call)
                 }
-                None => Handle::run(handle.bind(py)),
+                None => Handle::run(&handle.into_bound(py)),
             },
-            Callback::Timer(timer) => Handle::run(timer.bind(py).as_super()),
+            Callback::Timer(timer) => Handle::run(timer.into_bound(py).as_super()),
             Callback::Transport(transport, turn) => {
                 let transport = transport.bind(py);
                 let result = StreamTransport::take_turn(transport, turn);
@@ -183,7 +183,10 @@ fn failed(event_loop: &Bound<'_, Loop>, subject: &Bound<'_, PyAny>, error: PyErr
 #[inline]
 fn run_call(event_loop: &Bound<'_, Loop>, call: Call) -> PyResult<()> {
     match call.run(event_loop.py()) {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            call.release(event_loop.py());
+            Ok(())
+        }
         Err(error) => call_failed(event_loop, call, error),
     }
 }
@@ -274,16 +277,29 @@ impl Watcher {
         }
     }
 
-    pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
-        let handle = match self {
-            Watcher::Native(handle) => handle.bind(py).as_any(),
-            Watcher::Foreign(handle) => handle.bind(py),
-            Watcher::Pipe(transport, turn) => {
-                transport.get().watch_ended(py, *turn);
-                return Ok(());
+    /// Its watch has ended. A handle that nobody else has may serve the next registration.
+    pub fn cancel(self, event_loop: &Bound<'_, Loop>) -> PyResult<()> {
+        let py = event_loop.py();
+        match self {
+            Watcher::Native(handle) => match Handle::give_up(handle.bind(py), event_loop) {
+                Some(call) => {
+                    event_loop.get().keep_spare(py, handle);
+                    call.release(py);
+                }
+                None => {
+                    handle.get().cancel(py);
+                    handle.drop_ref(py);
+                }
+            },
+            Watcher::Foreign(handle) => {
+                handle.into_bound(py).call_method0(intern!(py, "cancel"))?;
             }
-        };
-        handle.call_method0(intern!(py, "cancel")).map(drop)
+            Watcher::Pipe(transport, turn) => {
+                transport.get().watch_ended(py, turn);
+                transport.drop_ref(py);
+            }
+        }
+        Ok(())
     }
 
     fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -331,6 +347,15 @@ pub struct AnyTransport<'py> {
 }
 
 impl Source {
+    /// Whether it watches this direction and not the other.
+    pub fn watches_only(&self, read: bool) -> bool {
+        match self {
+            Source::Watch { reader: Some(_), writer: None, .. } => read,
+            Source::Watch { reader: None, writer: Some(_), .. } => !read,
+            _ => false,
+        }
+    }
+
     /// The transport that has the descriptor, if it is one.
     pub fn transport<'py>(&self, py: Python<'py>) -> Option<AnyTransport<'py>> {
         let (object, is_closing) = match self {

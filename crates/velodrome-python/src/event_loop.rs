@@ -40,6 +40,7 @@ use crate::{
 };
 
 pub use overrides::Methods;
+pub use registration::{Registration, handle_for, held_call, registration_after};
 pub use scheduling::{METHODS, new_future};
 use scheduling::{deadline_ns, push_from_any_thread};
 
@@ -55,6 +56,8 @@ pub struct State {
     task_factory: RefCell<Option<Py<PyAny>>>,
     /// `{"loop": loop}`, once there was a future or task in this run.
     loop_keyword: RefCell<Option<Py<PyDict>>>,
+    /// What the dictionary `loop._transports` has in it, once it was asked for.
+    python_transports: RefCell<Option<Py<PyDict>>>,
     /// Transports that hold writes back until the end of the batch.
     deferred: RefCell<Vec<Deferred>>,
     /// A handle without a call, for the next registration.
@@ -100,6 +103,9 @@ fn prepare_allocator() {
     ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(PRIMING_BYTES))));
 }
 
+/// Where asyncio has the transports that are written in Python, weakly, by descriptor.
+const PYTHON_TRANSPORTS: &str = "_transports";
+
 #[pyclass(frozen, subclass, module = "velodrome._native")]
 pub struct Loop(GilBound<State>);
 
@@ -140,6 +146,24 @@ impl Loop {
 
     pub fn joins_writes(&self, py: Python<'_>) -> bool {
         self.0.get(py).join_writes
+    }
+
+    /// Whether there may be transports that are written in Python. As a rule there are none.
+    pub fn has_python_transports(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let py = slf.py();
+        let known = &slf.get().state(py).python_transports;
+        if let Some(data) = &*known.borrow() {
+            return Ok(!data.bind(py).is_empty());
+        }
+        // A weak dictionary keeps one dictionary for all its life, whose length is no call in Python.
+        let transports = slf.getattr(intern!(py, PYTHON_TRANSPORTS))?;
+        if !transports.get_type().is(&imports(py)?.weak_dictionary) {
+            return Ok(true);
+        }
+        let data = transports.getattr(intern!(py, "data"))?.cast_into_exact::<PyDict>()?;
+        let is_empty = data.is_empty();
+        drop(known.replace(Some(data.unbind())));
+        Ok(!is_empty)
     }
 
     /// Flushes a transport at the end of the batch that is under way.
@@ -387,6 +411,7 @@ impl Loop {
             own_methods: Cell::new(false),
             task_factory: RefCell::new(None),
             loop_keyword: RefCell::default(),
+            python_transports: RefCell::default(),
             deferred: RefCell::default(),
             spare: Cell::new(None),
             scratch: Cell::new(None),
@@ -415,6 +440,9 @@ impl Loop {
         if failed {
             return Err(PyErr::fetch(slf.py()));
         }
+        if name == PYTHON_TRANSPORTS {
+            drop(slf.get().state(slf.py()).python_transports.take());
+        }
         Self::attribute_changed(slf, name, true);
         Ok(())
     }
@@ -426,6 +454,9 @@ impl Loop {
         };
         if failed {
             return Err(PyErr::fetch(slf.py()));
+        }
+        if name == PYTHON_TRANSPORTS {
+            drop(slf.get().state(slf.py()).python_transports.take());
         }
         Self::attribute_changed(slf, name, false);
         Ok(())
@@ -492,6 +523,7 @@ impl Loop {
         }
         drop(model);
         drop((state.deferred.take(), state.loop_keyword.take()));
+        drop(state.python_transports.take());
         drop(state.spare.take());
         drop((state.scratch.take(), state.receive_batch.take(), state.tls_output.take()));
         Ok(())
@@ -618,6 +650,9 @@ impl Loop {
         }
         if let Ok(keyword) = state.loop_keyword.try_borrow() {
             visit.call(&*keyword)?;
+        }
+        if let Ok(transports) = state.python_transports.try_borrow() {
+            visit.call(&*transports)?;
         }
         if let Ok(deferred) = state.deferred.try_borrow() {
             deferred.iter().try_for_each(|transport| match transport {

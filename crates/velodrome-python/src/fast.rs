@@ -148,9 +148,7 @@ impl<'a, 'py> Arguments<'a, 'py> {
                     continue 'keywords;
                 }
             }
-            return Err(PyTypeError::new_err(format!(
-                "{function}() got an unexpected keyword argument '{name}'"
-            )));
+            return Err(unexpected_keyword(function, &name.to_string()));
         }
         Ok(found)
     }
@@ -194,6 +192,11 @@ impl<'a, 'py> Arguments<'a, 'py> {
         }
         Ok((tuple, Some(dict)))
     }
+}
+
+#[cold]
+pub fn unexpected_keyword(function: &str, name: &str) -> PyErr {
+    PyTypeError::new_err(format!("{function}() got an unexpected keyword argument '{name}'"))
 }
 
 /// Enters Rust from a raw method: takes the receiver and the arguments apart, and turns errors

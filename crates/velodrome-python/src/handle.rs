@@ -199,7 +199,10 @@ impl Handle {
                 return Ok(());
             };
             let arguments = peek(&inner.arguments, |arguments| arguments.clone_ref(py));
-            return Call { callback, arguments, context, thread_safe: false }.run(py);
+            let call = Call { callback, arguments, context, thread_safe: false };
+            let result = call.run(py);
+            call.release(py);
+            return result;
         }
         // Nobody but the loop has it: what is in it may be taken out for the call.
         let (Some(callback), Some(context)) = (inner.callback.take(), inner.context.take()) else {
@@ -208,7 +211,9 @@ impl Handle {
         let arguments = inner.arguments.take();
         let call = Call { callback, arguments, context, thread_safe: false };
         let result = call.run(py);
-        if result.is_err() {
+        if result.is_ok() {
+            call.release(py);
+        } else {
             // The report speaks of it.
             inner.callback.set(Some(call.callback));
             inner.context.set(Some(call.context));
@@ -249,8 +254,11 @@ impl Handle {
         if inner.cancelled.replace(true) {
             return false;
         }
-        let dropped = (inner.callback.take(), inner.arguments.take());
-        drop(dropped);
+        let (callback, arguments) = (inner.callback.take(), inner.arguments.take());
+        if let Some(callback) = callback {
+            callback.drop_ref(py);
+        }
+        arguments.release(py);
         true
     }
 }
@@ -260,7 +268,7 @@ impl Handle {
     /// Cancel the callback: it will not be called, and its arguments are dropped now.
     ///
     /// From any thread for the handles of `call_soon_threadsafe`, else from the loop's own.
-    fn cancel(&self, py: Python<'_>) {
+    pub fn cancel(&self, py: Python<'_>) {
         self.do_cancel(py);
     }
 

@@ -35,6 +35,7 @@ pub struct Imports {
     pub c_socket: Py<PyAny>,
     pub transport_socket: Py<PyAny>,
     pub warn: Py<PyAny>,
+    pub weak_dictionary: Py<PyAny>,
     /// `asyncio.Server._attach` and `_detach` take the transport (3.13 and later).
     pub server_takes_transport: bool,
     /// `velodrome._seam`: the package's functions for messages, reports and debug mode.
@@ -86,6 +87,7 @@ impl Imports {
             socket: py.import("socket")?.getattr("socket")?.unbind(),
             c_socket: py.import("_socket")?.getattr("socket")?.unbind(),
             transport_socket: py.import("asyncio.trsock")?.getattr("TransportSocket")?.unbind(),
+            weak_dictionary: py.import("weakref")?.getattr("WeakValueDictionary")?.unbind(),
             warn: py.import("warnings")?.getattr("warn")?.unbind(),
             server_takes_transport: py.version_info() >= (3, 13),
             seam: py.import("velodrome._seam")?.into_any().unbind(),

@@ -135,7 +135,8 @@ mod _native {
         if !class.is_subclass_of::<Loop>()? {
             return Err(PyTypeError::new_err("a subclass of velodrome._native.Loop is expected"));
         }
-        fast::add_methods(class, event_loop::METHODS)
+        fast::add_methods(class, event_loop::METHODS)?;
+        fast::add_methods(class, watch::METHODS)
     }
 
     /// Make the transport of the reading end of a pipe; it closes the pipe in the end.
@@ -186,6 +187,7 @@ mod _native {
         let py = module.py();
         ensure_gil(py)?;
         fast::add_methods(&event_loop::class(py), event_loop::METHODS)?;
+        fast::add_methods(&event_loop::class(py), watch::METHODS)?;
         fast::add_methods(&py.get_type::<transport::StreamTransport>(), transport::METHODS)?;
         fast::add_methods(&py.get_type::<tls::TlsTransport>(), tls::METHODS)?;
         fast::add_methods(&py.get_type::<datagram::DatagramTransport>(), datagram::METHODS)?;

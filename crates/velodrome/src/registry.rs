@@ -119,7 +119,15 @@ impl<S: Clone> Reactor<S> {
 
     /// Who is registered for a descriptor.
     pub fn source(&self, fd: RawFd) -> Option<S> {
-        self.slots.borrow().get(usize::try_from(fd).ok()?)?.source.clone()
+        self.look(fd, |source| source.cloned())
+    }
+
+    /// Looks at who is registered for a descriptor. `look` must not reach the registry.
+    #[inline]
+    pub fn look<R>(&self, fd: RawFd, look: impl FnOnce(Option<&S>) -> R) -> R {
+        let slots = self.slots.borrow();
+        let slot = usize::try_from(fd).ok().and_then(|at| slots.get(at));
+        look(slot.and_then(|slot| slot.source.as_ref()))
     }
 
     /// What the poller watches a descriptor for.
