@@ -93,6 +93,8 @@ struct Inner {
     python_socket: RefCell<Option<Py<PyAny>>>,
     family: AddressFamily,
     peer: Peer,
+    /// An empty datagram is sent as any other.
+    sends_empty: bool,
     /// `remote_addr`: the only address to which the user may send.
     address: RefCell<Option<Py<PyAny>>>,
     arrived: RefCell<VecDeque<Arrived>>,
@@ -109,12 +111,9 @@ struct Inner {
 #[pyclass(frozen, weakref, dict, module = "velodrome")]
 pub struct DatagramTransport(GilBound<Inner>);
 
-/// asyncio counts so many bytes for each waiting datagram from 3.13 on, none before.
+/// asyncio counts so many bytes for each waiting datagram from 3.13 on, where empty ones are sent, too;
+/// none before.
 const HEADER_BYTES: usize = 8;
-
-fn has_empty_datagrams(py: Python<'_>) -> bool {
-    py.version_info() >= (3, 13)
-}
 
 // ---- making one ------------------------------------------------------------------------------
 
@@ -141,7 +140,8 @@ impl DatagramTransport {
         };
         let connection = Connection { extra: Some(extra.unbind()), ..connection };
         let event_loop = connection.event_loop;
-        let header_bytes = if has_empty_datagrams(py) { HEADER_BYTES } else { 0 };
+        let sends_empty = py.version_info() >= (3, 13);
+        let header_bytes = if sends_empty { HEADER_BYTES } else { 0 };
         connection.refuse_no_protocol()?;
         let base = BaseTransport::new(number, &connection)?;
         hold_open(socket)?;
@@ -153,6 +153,7 @@ impl DatagramTransport {
                 python_socket: RefCell::new(Some(socket.clone().unbind())),
                 family,
                 peer,
+                sends_empty,
                 address: RefCell::new(address.filter(|address| !address.is_none(py))),
                 arrived: RefCell::default(),
                 next_is_queued: Cell::new(false),

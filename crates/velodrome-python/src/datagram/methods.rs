@@ -8,7 +8,7 @@ use pyo3::{
     types::{PyByteArray, PyBytes, PyMemoryView},
 };
 
-use super::{DatagramTransport, has_empty_datagrams};
+use super::DatagramTransport;
 use crate::{
     fast::{Arguments, Method, raw_method},
     transport::base::{HIGH_WATER_BYTES, buffer_limits, clone_of, common_methods, visit_cell},
@@ -52,7 +52,7 @@ fn sendto<'py>(
             data.get_type().name()?.repr()?
         )));
     }
-    if has_empty_datagrams(py) || data.is_truthy()? {
+    if slf.get().inner(py).sends_empty || data.is_truthy()? {
         DatagramTransport::send(slf, &data, to.as_ref())?;
     }
     Ok(py.None())
