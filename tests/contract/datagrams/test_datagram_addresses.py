@@ -14,6 +14,16 @@ async def test_datagrams_go_both_ways(endpoint):
     await converse(second, first)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.10.99", "127.100.109.255", "127.200.199.110"])
+async def test_the_address_of_an_ipv4_sender_is_the_one_of_recvfrom(endpoint, sockets, host):
+    ours, sender, plain = sockets(), sockets((host, 0)), sockets()
+    _, protocol = await endpoint(sock=ours)
+    sender.sendto(b"in", plain.getsockname())
+    sender.sendto(b"in", ours.getsockname())
+    await protocol.received()
+    assert protocol.datagrams == [plain.recvfrom(10)] == [(b"in", sender.getsockname())]
+
+
 async def test_ipv6_datagrams_go_both_ways(endpoint):
     one, first = await endpoint(local_addr=("::1", 0))
     assert len(one.get_extra_info("sockname")) == 4
