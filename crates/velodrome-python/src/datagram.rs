@@ -84,7 +84,16 @@ impl AsRef<[u8]> for Outgoing {
 }
 
 /// A datagram that was received and not yet delivered.
-type Arrived = (Py<PyBytes>, Py<PyAny>);
+struct Arrived {
+    data: Py<PyBytes>,
+    from: Sender,
+}
+
+/// An address as Python and, if there is one, as the kernel has it.
+struct Sender {
+    python: Py<PyAny>,
+    native: Option<SocketAddrAny>,
+}
 
 struct Inner {
     socket: DatagramSocket<Outgoing>,
@@ -104,8 +113,8 @@ struct Inner {
     delivered_in: Cell<Option<u64>>,
     /// How many are asked for at once: it follows how many there were.
     batch: Cell<usize>,
-    /// The last address seen, as the kernel and as Python has it: often it is the next one, too.
-    last_address: RefCell<Option<(SocketAddrAny, Py<PyAny>)>>,
+    /// Whose datagram was delivered last: most are answered, and often the next is from there, too.
+    sender: RefCell<Option<Sender>>,
 }
 
 #[pyclass(frozen, weakref, dict, module = "velodrome")]
@@ -159,7 +168,7 @@ impl DatagramTransport {
                 next_is_queued: Cell::new(false),
                 delivered_in: Cell::new(None),
                 batch: Cell::new(1),
-                last_address: RefCell::new(None),
+                sender: RefCell::new(None),
             })),
         )?;
         let source = Source::Datagrams(transport.clone().unbind());
@@ -328,14 +337,17 @@ impl DatagramTransport {
             return Ok(());
         }
         let arrived = inner.arrived.borrow_mut().pop_front();
-        let Some((data, from)) = arrived else { return Ok(()) };
+        let Some(Arrived { data, from }) = arrived else { return Ok(()) };
+        let address = from.python.clone_ref(py);
+        let old = inner.sender.replace(Some(from));
+        drop(old);
         let name = intern!(py, "datagram_received");
         let event_loop = inner.base.event_loop(py);
         let turn = event_loop.and_then(|it| it.get().model(py).ok().and_then(|model| model.turn()));
         inner.delivered_in.set(turn);
         // Whatever the protocol does to reading: the next datagram comes after what it schedules.
         inner.next_is_queued.set(true);
-        let told = inner.base.call_protocol(py, name, [data.as_ptr(), from.as_ptr()]);
+        let told = inner.base.call_protocol(py, name, [data.as_ptr(), address.as_ptr()]);
         inner.next_is_queued.set(false);
         let reported = Self::unless_reported(slf, told, "datagram_received");
         Self::queue_next(slf);
@@ -611,31 +623,34 @@ impl Inner {
         data: Py<PyBytes>,
         from: Option<SocketAddrAny>,
     ) -> PyResult<()> {
-        let from = self.to_python(py, from)?;
-        self.arrived.borrow_mut().push_back((data, from));
+        let from = self.to_sender(py, from)?;
+        self.arrived.borrow_mut().push_back(Arrived { data, from });
         Ok(())
     }
 
-    /// An address as Python has it.
-    fn to_python(&self, py: Python<'_>, address: Option<SocketAddrAny>) -> PyResult<Py<PyAny>> {
-        let Some(address) = address else { return Ok(py.None()) };
-        if let Some((last, python)) = &*self.last_address.borrow()
-            && *last == address
-        {
-            return Ok(python.clone_ref(py));
-        }
-        let python = address::to_python(py, &address)?.unwrap_or_else(|| py.None());
-        let old = self.last_address.replace(Some((address, python.clone_ref(py))));
-        drop(old);
-        Ok(python)
+    /// With an address for Python: that of the datagram before, if it is the same.
+    fn to_sender(&self, py: Python<'_>, native: Option<SocketAddrAny>) -> PyResult<Sender> {
+        let Some(address) = &native else { return Ok(Sender { python: py.None(), native }) };
+        let same = |before: &Sender| {
+            (before.native.as_ref() == Some(address)).then(|| before.python.clone_ref(py))
+        };
+        let known = match self.arrived.borrow().back() {
+            Some(before) => same(&before.from),
+            None => self.sender.borrow().as_ref().and_then(same),
+        };
+        let python = match known {
+            Some(python) => python,
+            None => address::to_python(py, address)?.unwrap_or_else(|| py.None()),
+        };
+        Ok(Sender { python, native })
     }
 
     /// An address as the kernel has it; None if only Python's own socket can tell.
     fn to_native(&self, address: &Bound<'_, PyAny>) -> PyResult<Option<SocketAddrAny>> {
-        if let Some((native, last)) = &*self.last_address.borrow()
-            && address.is(last)
+        if let Some(sender) = &*self.sender.borrow()
+            && address.is(&sender.python)
         {
-            return Ok(Some(native.clone()));
+            return Ok(sender.native.clone());
         }
         address::from_python(self.family, address)
     }

@@ -8,7 +8,7 @@ use pyo3::{
     types::{PyByteArray, PyBytes, PyMemoryView},
 };
 
-use super::DatagramTransport;
+use super::{Arrived, DatagramTransport};
 use crate::{
     fast::{Arguments, Method, raw_method},
     transport::base::{HIGH_WATER_BYTES, buffer_limits, clone_of, common_methods, visit_cell},
@@ -183,9 +183,9 @@ impl DatagramTransport {
         visit_cell(&visit, &inner.python_socket)?;
         visit_cell(&visit, &inner.address)?;
         if let Ok(arrived) = inner.arrived.try_borrow() {
-            for (data, from) in &*arrived {
+            for Arrived { data, from } in &*arrived {
                 visit.call(data)?;
-                visit.call(from)?;
+                visit.call(&from.python)?;
             }
         }
         let mut result = Ok(());
@@ -195,10 +195,10 @@ impl DatagramTransport {
             }
         });
         result?;
-        if let Ok(last) = inner.last_address.try_borrow()
-            && let Some((_, python)) = &*last
+        if let Ok(sender) = inner.sender.try_borrow()
+            && let Some(sender) = &*sender
         {
-            visit.call(python)?;
+            visit.call(&sender.python)?;
         }
         Ok(())
     }
@@ -208,7 +208,7 @@ impl DatagramTransport {
             let inner = self.inner(py);
             inner.socket.abort();
             inner.base.clear();
-            drop((inner.arrived.take(), inner.last_address.take(), inner.address.take()));
+            drop((inner.arrived.take(), inner.sender.take(), inner.address.take()));
         });
     }
 }
