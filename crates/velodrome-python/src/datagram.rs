@@ -430,10 +430,17 @@ impl DatagramTransport {
         data: &Bound<'_, PyAny>,
         to: Option<&SocketAddrAny>,
     ) -> PyResult<bool> {
-        let view = View::readable(data)?;
+        let view;
+        let bytes = match data.cast_exact::<PyBytes>() {
+            Ok(bytes) => bytes.as_bytes(),
+            Err(_) => {
+                view = View::readable(data)?;
+                view.bytes(data.py())
+            }
+        };
         // SAFETY: the caller has checked that the descriptor is open.
         let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        inner.socket.send(fd, view.bytes(data.py()), to).map_err(os_error)
+        inner.socket.send(fd, bytes, to).map_err(os_error)
     }
 
     /// As `send_now`, to what only Python's socket understands: the name of a host, or what is no
