@@ -23,6 +23,7 @@ __all__ = [
     "__version__",
     "add_loop_methods",
     "learn_originals",
+    "loop_api",
     "make_datagram_transport",
     "make_read_pipe_transport",
     "make_stream_transport",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 __version__: Final[str]
+loop_api: Final[Any]
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")

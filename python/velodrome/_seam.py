@@ -64,6 +64,12 @@ def turn_failed(loop, subject, exc):
     loop.call_exception_handler({"message": f"Exception in {subject!r}", "exception": exc})
 
 
+def record_failed(loop, exc):
+    """A callback of an extension module left an exception."""
+    message = "Exception in a callback of an extension module"
+    loop.call_exception_handler({"message": message, "exception": exc})
+
+
 def pipe_turn_failed(loop, callback, exc, context):
     """A pipe's turn failed, which to asyncio is a callback of the loop like any other."""
     callback_failed(loop, asyncio.Handle(callback, (), loop, context), exc)

@@ -1,5 +1,7 @@
 //! What waits in a Python loop's queues: the model's kind of loop.
 
+use std::sync::Arc;
+
 use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
 use velodrome::{Kind, Readiness, Source as ModelSource};
 
@@ -10,6 +12,7 @@ use crate::{
     event_loop::Loop,
     handle::{Handle, TimerHandle},
     pipe::{self, PipeTransport},
+    record::{FdRecord, Record},
     server::Listener,
     sock::SockWaiters,
     transport::{StreamTransport, Turn},
@@ -39,6 +42,9 @@ pub enum Callback {
     Listener(Py<Listener>),
     Client(Py<ClientSocket>),
     Sock(Py<SockWaiters>, Readiness),
+    /// Left by an extension module (see `velodrome-abi`), as the next.
+    Record(Record),
+    Ready(Arc<FdRecord>, Readiness),
 }
 
 impl Callback {
@@ -93,6 +99,12 @@ impl Callback {
                 let result = SockWaiters::ready(waiters, readiness);
                 result.or_else(|error| failed(event_loop, waiters.as_any(), error))
             }
+            Callback::Record(record) => {
+                record.run(py).or_else(|error| record_failed(event_loop, error))
+            }
+            Callback::Ready(record, readiness) => {
+                record.ready(py, readiness).or_else(|error| record_failed(event_loop, error))
+            }
             Callback::Foreign(handle) => {
                 let handle = handle.bind(py);
                 let result = run_foreign(handle);
@@ -142,6 +154,9 @@ impl Callback {
             Callback::Listener(listener) => listener.clone_ref(py).into_any(),
             Callback::Client(socket) => socket.clone_ref(py).into_any(),
             Callback::Sock(waiters, _) => waiters.clone_ref(py).into_any(),
+            Callback::Record(_) | Callback::Ready(..) => {
+                intern!(py, "a callback of an extension module").clone().into_any().unbind()
+            }
         }
     }
 
@@ -157,6 +172,8 @@ impl Callback {
             Callback::Listener(listener) => visit.call(listener),
             Callback::Client(socket) => visit.call(socket),
             Callback::Sock(waiters, _) => visit.call(waiters),
+            // They hold nothing that the collector must see.
+            Callback::Record(_) | Callback::Ready(..) => Ok(()),
         }
     }
 }
@@ -178,6 +195,15 @@ fn failed(event_loop: &Bound<'_, Loop>, subject: &Bound<'_, PyAny>, error: PyErr
         return Err(error);
     }
     crate::imports::seam(event_loop.py(), "turn_failed", (event_loop, subject, error)).map(drop)
+}
+
+#[cold]
+fn record_failed(event_loop: &Bound<'_, Loop>, error: PyErr) -> PyResult<()> {
+    let py = event_loop.py();
+    if crate::error::leaves_loop(py, &error) {
+        return Err(error);
+    }
+    crate::imports::seam(py, "record_failed", (event_loop, error)).map(drop)
 }
 
 #[inline]
@@ -207,6 +233,7 @@ pub enum Timer {
     Native(Py<TimerHandle>),
     /// asyncio's own timer handle, in debug mode.
     Foreign(Py<PyAny>),
+    Record(Record),
 }
 
 impl Timer {
@@ -214,6 +241,7 @@ impl Timer {
         match self {
             Timer::Native(timer) => visit.call(timer),
             Timer::Foreign(timer) => visit.call(timer),
+            Timer::Record(_) => Ok(()),
         }
     }
 }
@@ -234,6 +262,7 @@ impl From<Timer> for Callback {
                 let _ = timer.bind(py).setattr(intern!(py, "_scheduled"), false);
                 Callback::Foreign(timer)
             }
+            Timer::Record(record) => Callback::Record(record),
         }
     }
 }
@@ -252,6 +281,7 @@ pub enum Source {
     Listener(Py<Listener>),
     Client(Py<ClientSocket>),
     Sock(Py<SockWaiters>),
+    Record(Arc<FdRecord>),
 }
 
 /// Who hears of one direction of a descriptor: the handle of a reader or writer, or a transport.
@@ -336,6 +366,7 @@ impl Clone for Source {
             Source::Listener(listener) => Source::Listener(listener.clone_ref(py)),
             Source::Client(socket) => Source::Client(socket.clone_ref(py)),
             Source::Sock(waiters) => Source::Sock(waiters.clone_ref(py)),
+            Source::Record(record) => Source::Record(Arc::clone(record)),
         }
     }
 }
@@ -365,9 +396,11 @@ impl Source {
             Source::Datagrams(transport) => {
                 (transport.bind(py).as_any(), transport.get().is_closing(py))
             }
-            Source::Watch { .. } | Source::Listener(_) | Source::Client(_) | Source::Sock(_) => {
-                return None;
-            }
+            Source::Watch { .. }
+            | Source::Listener(_)
+            | Source::Client(_)
+            | Source::Sock(_)
+            | Source::Record(_) => return None,
         };
         Some(AnyTransport { object: object.clone(), is_closing })
     }
@@ -397,6 +430,7 @@ impl ModelSource for Source {
             Source::Listener(listener) => push(Callback::Listener(listener)),
             Source::Client(socket) => push(Callback::Client(socket)),
             Source::Sock(waiters) => push(Callback::Sock(waiters, readiness)),
+            Source::Record(record) => push(Callback::Ready(record, readiness)),
         }
     }
 }
@@ -415,6 +449,7 @@ impl Source {
             Source::Listener(listener) => visit.call(listener),
             Source::Client(socket) => visit.call(socket),
             Source::Sock(waiters) => visit.call(waiters),
+            Source::Record(_) => Ok(()),
         }
     }
 }

@@ -6,15 +6,17 @@
 //! inherited from the running Python, and debug mode hands every registration to asyncio's own
 //! code, which then comes back through [`ReadyQueue`].
 
+mod api;
 mod overrides;
 mod registration;
 mod scheduling;
 
 use std::{
-    cell::{Cell, Ref, RefCell},
+    cell::{Cell, OnceCell, Ref, RefCell},
     ffi::c_int,
     os::fd::RawFd,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
 };
 
 use pyo3::{
@@ -35,10 +37,12 @@ use crate::{
     host::{PyHost, tell_user},
     imports::{imports, loaded},
     originals,
+    record::Record,
     tls::TlsTransport,
     transport::StreamTransport,
 };
 
+pub use api::add_to as add_api;
 pub use overrides::Methods;
 pub use registration::{Registration, handle_for, held_call, registration_after};
 pub use scheduling::{METHODS, new_future};
@@ -70,6 +74,36 @@ pub struct State {
     tls_output: Cell<Vec<u8>>,
     wakeup_fd: Cell<WakeupFd>,
     join_writes: bool,
+    /// How extension modules reach the loop, once one does.
+    door: OnceCell<Arc<api::Door>>,
+    /// What extension modules want to be dropped at the end, first of all.
+    at_close: RefCell<Vec<Record>>,
+}
+
+impl State {
+    /// Drops everything that waits. Finalizers may come back: they find a closed loop.
+    fn end(&self, model: Option<Engine<PyKind>>) {
+        if let Some(door) = self.door.get() {
+            door.shut();
+        }
+        drop(self.at_close.take());
+        if let Some(model) = &model {
+            // Another thread may be about to send.
+            model.close();
+        }
+        drop(model);
+        drop((self.deferred.take(), self.loop_keyword.take()));
+        drop(self.python_transports.take());
+        drop(self.spare.take());
+        drop((self.scratch.take(), self.receive_batch.take(), self.tls_output.take()));
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let model = self.model.take();
+        self.end(model);
+    }
 }
 
 /// Where the interpreter's signal handler writes while the loop runs.
@@ -420,6 +454,8 @@ impl Loop {
             wakeup_fd: Cell::new(WakeupFd::Untouched),
             // What `os.environ` says, too: it hands changes on to the C library.
             join_writes: std::env::var_os("VELODROME_JOIN_WRITES").is_none_or(|value| value != "0"),
+            door: OnceCell::new(),
+            at_close: RefCell::default(),
         })))
     }
 
@@ -517,15 +553,7 @@ impl Loop {
             Ok(mut model) => model.take(),
             Err(_) => return Err(PyRuntimeError::new_err("Cannot close a loop that is in use")),
         };
-        if let Some(model) = &model {
-            // Finalizers may come back: they find a closed loop.
-            model.clear();
-        }
-        drop(model);
-        drop((state.deferred.take(), state.loop_keyword.take()));
-        drop(state.python_transports.take());
-        drop(state.spare.take());
-        drop((state.scratch.take(), state.receive_batch.take(), state.tls_output.take()));
+        state.end(model);
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! client.rs      connecting                 originals.rs  what programs may have replaced
 //! pipe.rs        ReadPipeTransport, WritePipeTransport
 //! host.rs        how a callback is run      callback.rs   what a callback is
+//! record.rs      what extensions leave      event_loop/api.rs  how they reach a loop
 //! ```
 //!
 //! Nothing here decides what asyncio's rules decide: that is the model's, or the package's.
@@ -27,6 +28,7 @@ mod host;
 mod imports;
 mod originals;
 mod pipe;
+mod record;
 mod server;
 mod sock;
 mod step_lane;
@@ -199,6 +201,7 @@ mod _native {
         if unsafe { libc::pthread_atfork(None, None, Some(forked_child)) } != 0 {
             return Err(PyImportError::new_err("velodrome could not register for fork"));
         }
+        event_loop::add_api(module)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

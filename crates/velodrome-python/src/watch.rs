@@ -158,6 +158,11 @@ impl Loop {
                 let message = format!("File descriptor {number} is used by {listener}");
                 return Err(PyRuntimeError::new_err(message));
             }
+            // The number may have got a new owner behind the extension's back.
+            Some(Source::Record(_)) if slf.get().model(py)?.reactor().is_current(fd) => {
+                let message = format!("File descriptor {fd} is used by an extension module");
+                return Err(PyRuntimeError::new_err(message));
+            }
             Some(source) => match source.transport(py) {
                 // It is closing, and still writes what it has: its registration is not to be lost.
                 Some(transport) => {
