@@ -4,6 +4,7 @@
 //! another. Sockets, timers and tasks of this crate run on whichever drives their thread.
 
 use std::{
+    any::Any,
     cell::RefCell,
     io,
     os::fd::{BorrowedFd, RawFd},
@@ -20,7 +21,9 @@ use crate::{
 };
 
 /// A loop, as futures see it. Every method is called in the loop's own thread.
-pub trait Driver {
+///
+/// It is `Any`, so that the one who made it knows it again.
+pub trait Driver: Any {
     /// The tasks of the loop.
     fn executor(&self) -> &Executor;
 

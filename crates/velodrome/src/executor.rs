@@ -222,12 +222,13 @@ impl Drop for Executor {
 }
 
 /// The number of a thread. No two threads of a process ever have the same.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Thread(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread(u64);
 
 impl Thread {
+    /// That of the calling thread. It is there to the end, also while destructors of thread-locals run.
     #[inline]
-    fn current() -> Self {
+    pub fn current() -> Self {
         thread_local! {
             static NUMBER: Cell<u64> = const { Cell::new(0) };
         }

@@ -63,6 +63,15 @@ impl Token {
     pub(crate) const WAKER: Token = Token(u64::MAX);
     /// The pipe that the signal handler writes to.
     pub(crate) const SIGNAL: Token = Token(u64::MAX - 1);
+
+    /// For those who use a poller by itself, without a registry.
+    pub fn new(number: u64) -> Self {
+        Token(number)
+    }
+
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -97,8 +97,9 @@ impl<T> Task<T> {
         self.raw.0.keep_silent();
     }
 
-    /// Ends it at once, unless it is being polled: then after that.
-    pub(crate) fn abort(&self) {
+    /// Drops the future now, where [`Task::cancel`] leaves it to the next step; while it is being polled,
+    /// after that.
+    pub fn abort(&self) {
         self.raw.0.abort();
     }
 

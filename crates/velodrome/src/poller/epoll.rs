@@ -8,7 +8,7 @@
 //! - An epoll instance is shared with a forked child: a child that deregisters a descriptor takes
 //!   it from its parent. The registry knows whose it is, and keeps its hands off.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::{
     buffer::spare_capacity,
@@ -87,6 +87,13 @@ fn flags(interest: Interest) -> EventFlags {
         flags |= EventFlags::ET | EventFlags::RDHUP;
     }
     flags
+}
+
+impl AsFd for Epoll {
+    /// Readable while there is something to report.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Epoll {

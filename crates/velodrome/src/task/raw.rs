@@ -480,6 +480,11 @@ impl Current {
 pub struct Step(RawTask);
 
 impl Step {
+    /// The number of the task in its loop.
+    pub fn id(&self) -> u64 {
+        self.0.id()
+    }
+
     /// Polls the future, or drops it if the task was cancelled. A panic is the outcome of the task.
     pub fn run(self) {
         let Step(task) = self;
