@@ -17,6 +17,11 @@ model_is_python_free() {
         echo "the model, crate velodrome, must not depend on Python" >&2
         return 1
     fi
+    tree=$(cargo tree --package velodrome-asyncio --edges normal --prefix none)
+    if grep -E '^velodrome-python' <<<"$tree"; then
+        echo "velodrome-asyncio finds the loop at run time: it must not depend on the extension" >&2
+        return 1
+    fi
 }
 
 # The load generator is a workspace of its own, so that its dependencies are not velodrome's.
@@ -29,9 +34,10 @@ step "clippy" cargo clippy --workspace --all-targets -- "${lints[@]}"
 step "clippy, load generator" cargo clippy "${loadgen[@]}" --all-targets -- "${lints[@]}"
 # There is no such interpreter here: it must go on compiling, and no more is claimed.
 step "compiles for free-threaded Python" env PYO3_CONFIG_FILE="$PWD/tools/free-threaded.cfg" \
-    cargo check --package velodrome-python
+    cargo check --package velodrome-python --package velodrome-asyncio
 step "the model knows no Python" model_is_python_free
 step "Rust tests" cargo test --package velodrome
+step "examples in the documentation of velodrome-asyncio" cargo test --doc --package velodrome-asyncio
 step "the inbox and the count of wakers, in every interleaving of their threads" env RUSTFLAGS="--cfg loom" \
     CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" cargo test --release --package velodrome --lib interleavings
 step "Rust tests, load generator" cargo test "${loadgen[@]}"

@@ -41,3 +41,8 @@ mod shared;
 
 pub use await_py::{AwaitPy, await_py};
 pub use into_py::{future_into_py, future_into_py_on_any_loop};
+
+/// Compiles what the page shows.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/rust-futures.md")]
+struct Page;
