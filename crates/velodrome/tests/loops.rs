@@ -163,15 +163,17 @@ fn a_run_may_borrow() {
 #[test]
 fn a_stopped_run_has_let_go_of_what_it_borrowed() {
     let event_loop = new_event_loop();
-    let value = RefCell::new(1);
+    let mut value = 1;
     let stop = event_loop.clone();
     let stopped = event_loop.run_until_complete(async {
-        let _borrowed = value.borrow_mut();
+        let borrowed = &mut value;
         stop.stop();
         pending::<()>().await;
+        *borrowed = 2;
     });
     assert!(matches!(stopped, Err(Error::Stopped)));
-    assert_eq!(value.into_inner(), 1);
+    value += 1;
+    assert_eq!(value, 2);
 }
 
 #[test]
