@@ -30,6 +30,7 @@ lints=(-D warnings -D clippy::undocumented_unsafe_blocks)
 
 step "format" cargo fmt --all --check
 step "format, load generator" cargo fmt "${loadgen[@]}" --check
+step "format, the other side of rust_futures.sh" cargo fmt --manifest-path benches/rust-futures/Cargo.toml --check
 step "clippy" cargo clippy --workspace --all-targets -- "${lints[@]}"
 step "clippy, load generator" cargo clippy "${loadgen[@]}" --all-targets -- "${lints[@]}"
 # There is no such interpreter here: it must go on compiling, and no more is claimed.
