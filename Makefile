@@ -37,7 +37,7 @@ help:
 	@echo 'make bench         measure beside asyncio and uvloop: 55 minutes (bench-quick: 12)'
 	@echo 'make bench-all     everything that docs/benchmarks shows, on all loops: 35 minutes with ROUNDS=2'
 	@echo 'make bench-page    docs/benchmarks from files of measurements, JSON="..."; see benches/README.md'
-	@echo 'make bench-rust    the loop for Rust programs beside tokio, smol, monoio and compio: 4 minutes'
+	@echo 'make bench-rust    what there is for Rust beside tokio, smol, monoio and compio: 6 minutes'
 	@echo 'make pgo           a wheel in dist/, optimised for what the benchmark was seen to do'
 	@echo 'make clean         remove everything that was built'
 	@echo
@@ -88,12 +88,12 @@ bench-page:
 	@tools/bench-page.sh $(JSON)
 
 bench-rust:
-	@python3 benches/runtimes.py
+	@tools/bench-rust.sh
 
 pgo:
 	@tools/pgo.sh
 
 clean:
-	rm -rf target dist .venv .pytest_cache .mypy_cache benches/loadgen/target
+	rm -rf target dist .venv .pytest_cache .mypy_cache benches/loadgen/target benches/runtimes/target
 	rm -f python/velodrome/_native.*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """A Rust future awaited from Python: velodrome-asyncio beside pyo3-async-runtimes with tokio, in one run.
 
-    PYTHON=3.14 benches/rust_futures.sh
+`make bench-rust` builds both sides and runs this.
 
 Microseconds of one thread's time (wall) and of all threads' (CPU) for `await rust_future()`, the median of the rounds.
 """

@@ -30,9 +30,11 @@ lints=(-D warnings -D clippy::undocumented_unsafe_blocks)
 
 step "format" cargo fmt --all --check
 step "format, load generator" cargo fmt "${loadgen[@]}" --check
-step "format, the other side of rust_futures.sh" cargo fmt --manifest-path benches/rust-futures/Cargo.toml --check
+step "format, the other side of bench-rust.sh" cargo fmt --manifest-path benches/rust-futures/Cargo.toml --check
+step "format, other runtimes" cargo fmt --manifest-path benches/runtimes/Cargo.toml --check
 step "clippy" cargo clippy --workspace --all-targets -- "${lints[@]}"
 step "clippy, load generator" cargo clippy "${loadgen[@]}" --all-targets -- "${lints[@]}"
+step "clippy, other runtimes" cargo clippy --manifest-path benches/runtimes/Cargo.toml -- "${lints[@]}"
 # There is no such interpreter here: it must go on compiling, and no more is claimed.
 step "compiles for free-threaded Python" env PYO3_CONFIG_FILE="$PWD/tools/free-threaded.cfg" \
     cargo check --package velodrome-python --package velodrome-asyncio
