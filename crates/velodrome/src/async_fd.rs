@@ -180,11 +180,23 @@ impl<T: AsFd> Async<T> {
     /// Fails without a running loop, with `PermissionDenied` for what cannot be waited for, as a regular
     /// file, and with `AlreadyExists` if there is another one for the descriptor.
     pub fn new(io: T) -> io::Result<Self> {
-        let driver = driver::current().map_err(io::Error::other)?;
+        Self::try_new(io).map_err(|(error, _)| error)
+    }
+
+    /// As [`Async::new`]; a descriptor that it fails with comes back.
+    pub fn try_new(io: T) -> Result<Self, (io::Error, T)> {
         let wakers = Rc::new(FdWakers::default());
-        driver.add_fd(io.as_fd(), Rc::clone(&wakers))?;
-        let fd = io.as_fd().as_raw_fd();
-        Ok(Async { io: Some(io), fd, wakers, driver })
+        let added = driver::current().map_err(io::Error::other).and_then(|driver| {
+            driver.add_fd(io.as_fd(), Rc::clone(&wakers))?;
+            Ok(driver)
+        });
+        match added {
+            Ok(driver) => {
+                let fd = io.as_fd().as_raw_fd();
+                Ok(Async { io: Some(io), fd, wakers, driver })
+            }
+            Err(error) => Err((error, io)),
+        }
     }
 
     pub fn get_ref(&self) -> &T {

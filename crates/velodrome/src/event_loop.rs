@@ -27,6 +27,8 @@ use crate::{
     inbox::Inbox,
     panics::{panic_message, quietly},
     poller::{Interest, Readiness},
+    readers::FdCallbacks,
+    registry::Reactor,
     task::{ExceptionContext, Step, Task, TaskError, TaskHandle, Woken},
     timer::Key,
 };
@@ -74,7 +76,7 @@ impl Kind for Closures {
     type Source = FdSource;
 }
 
-enum Callback {
+pub(crate) enum Callback {
     Step(Step),
     Wake(Waker),
     Handle(Rc<dyn Scheduled>),
@@ -111,14 +113,25 @@ impl From<Timer> for Callback {
     }
 }
 
+/// Who hears of a descriptor.
 #[derive(Clone)]
-struct FdSource(Rc<FdWakers>);
+pub(crate) enum FdSource {
+    Wakers(Rc<FdWakers>),
+    Callbacks(Rc<FdCallbacks>),
+}
 
 impl Source for FdSource {
     type Callback = Callback;
 
     fn ready(self, readiness: Readiness, push: &mut dyn FnMut(Callback)) {
-        self.0.ready(readiness, |waker| push(Callback::Wake(waker)));
+        match self {
+            FdSource::Wakers(wakers) => {
+                wakers.ready(readiness, |waker| push(Callback::Wake(waker)));
+            }
+            FdSource::Callbacks(callbacks) => {
+                callbacks.ready(readiness, |callback| push(Callback::Handle(callback)));
+            }
+        }
     }
 }
 
@@ -170,15 +183,8 @@ impl Driver for Inner {
         if self.is_closed.get() {
             return Err(io::Error::other(Error::Closed));
         }
-        let (reactor, fd) = (self.engine.reactor(), fd.as_raw_fd());
-        if reactor.source(fd).is_some() && reactor.is_current(fd) {
-            let message = "another Async has the descriptor";
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
-        }
         let interest = Interest::READ | Interest::WRITE | Interest::EDGE;
-        let replaced = reactor.register(fd, FdSource(wakers), interest)?;
-        drop(replaced);
-        Ok(())
+        self.register(fd.as_raw_fd(), FdSource::Wakers(wakers), interest)
     }
 
     fn remove_fd(&self, fd: RawFd) {
@@ -230,6 +236,17 @@ impl Host<Closures> for Inner {
 }
 
 impl Inner {
+    fn register(&self, fd: RawFd, source: FdSource, interest: Interest) -> io::Result<()> {
+        let reactor = self.engine.reactor();
+        if reactor.source(fd).is_some() && reactor.is_current(fd) {
+            let message = "the descriptor has an owner on this loop";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
+        let replaced = reactor.register(fd, source, interest)?;
+        drop(replaced);
+        Ok(())
+    }
+
     #[cold]
     fn callback_panicked(&self, exception: Box<dyn Any + Send>) {
         let message = "Exception in callback".into();
@@ -355,6 +372,14 @@ impl EventLoop {
 
     fn inner(&self) -> &Rc<Inner> {
         &self.0.0
+    }
+
+    pub(crate) fn reactor(&self) -> &Reactor<FdSource> {
+        self.inner().engine.reactor()
+    }
+
+    pub(crate) fn register(&self, fd: RawFd, source: FdSource, of: Interest) -> io::Result<()> {
+        self.inner().register(fd, source, of)
     }
 
     // ---- running ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-//! What tasks of one loop share: `Event`, `Lock`, `Queue`, as in asyncio. First come, first served.
+//! What tasks of one loop share: `Event`, `Lock`, `Semaphore`, `Queue`, as in asyncio. First come, first served.
 //!
 //! They are for one thread. From another one, go through
 //! [`LoopHandle::call_soon_threadsafe`](crate::LoopHandle::call_soon_threadsafe).
@@ -6,8 +6,10 @@
 mod event;
 mod lock;
 mod queue;
+mod semaphore;
 mod waiters;
 
 pub use event::Event;
 pub use lock::{Lock, LockGuard};
 pub use queue::{Queue, QueueEmpty, QueueFull};
+pub use semaphore::{Permit, Semaphore};

@@ -160,20 +160,22 @@ fn a_run_may_borrow() {
     assert_eq!(words, ["one", "two"]);
 }
 
+async fn hold<T>(_held: T, waiting: impl Future) {
+    waiting.await;
+}
+
 #[test]
 fn a_stopped_run_has_let_go_of_what_it_borrowed() {
     let event_loop = new_event_loop();
-    let mut value = 1;
+    let value = RefCell::new(1);
     let stop = event_loop.clone();
     let stopped = event_loop.run_until_complete(async {
-        let borrowed = &mut value;
+        let waiting = pending::<()>();
         stop.stop();
-        pending::<()>().await;
-        *borrowed = 2;
+        hold(value.borrow_mut(), waiting).await;
     });
     assert!(matches!(stopped, Err(Error::Stopped)));
-    value += 1;
-    assert_eq!(value, 2);
+    assert_eq!(value.into_inner(), 1);
 }
 
 #[test]

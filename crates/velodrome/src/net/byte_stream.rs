@@ -126,6 +126,11 @@ impl ByteStream {
         Ok(shutdown(self.as_fd(), how)?)
     }
 
+    /// As a writer.
+    pub fn end(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
     pub fn into_fd(self) -> OwnedFd {
         self.io.into_inner()
     }
@@ -166,46 +171,3 @@ impl AsFd for ByteListener {
         self.0.as_fd()
     }
 }
-
-/// The traits of `futures-io` for a type around a [`ByteStream`], owned or shared.
-macro_rules! futures_io {
-    ($type:ident) => {
-        impl futures_io::AsyncRead for $type {
-            fn poll_read(
-                self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                buffer: &mut [u8],
-            ) -> Poll<io::Result<usize>> {
-                self.0.poll_read(context, buffer)
-            }
-        }
-
-        impl futures_io::AsyncWrite for $type {
-            fn poll_write(
-                self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                bytes: &[u8],
-            ) -> Poll<io::Result<usize>> {
-                self.0.poll_write(context, bytes)
-            }
-
-            fn poll_write_vectored(
-                self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                pieces: &[IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                self.0.poll_write_vectored(context, pieces)
-            }
-
-            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                // Nothing is kept back.
-                Poll::Ready(Ok(()))
-            }
-
-            fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Poll::Ready(self.0.shutdown(Shutdown::Write))
-            }
-        }
-    };
-}
-pub(super) use futures_io;

@@ -1,9 +1,7 @@
 use std::{
-    io::{self, IoSlice},
+    io,
     net::{Shutdown, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    pin::Pin,
-    task::{Context, Poll},
 };
 
 use rustix::net::{
@@ -114,7 +112,8 @@ impl AsFd for TcpStream {
     }
 }
 
-super::byte_stream::futures_io!(TcpStream);
+crate::io_traits::async_read!(TcpStream);
+crate::io_traits::async_write!(TcpStream);
 
 /// A socket that accepts TCP connections.
 #[derive(Debug)]

@@ -1,10 +1,8 @@
 use std::{
-    io::{self, IoSlice},
+    io,
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    pin::Pin,
-    task::{Context, Poll},
 };
 
 use rustix::net::{
@@ -81,7 +79,8 @@ impl AsFd for UnixStream {
     }
 }
 
-super::byte_stream::futures_io!(UnixStream);
+crate::io_traits::async_read!(UnixStream);
+crate::io_traits::async_write!(UnixStream);
 
 /// A socket that accepts connections at a path of the file system.
 #[derive(Debug)]

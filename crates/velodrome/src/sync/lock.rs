@@ -4,7 +4,7 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-use super::waiters::{Wait, Waiters};
+use super::waiters::{Turn, Waiters};
 
 /// Lets one task at a time have a value, as `asyncio.Lock`; also over an `await`.
 ///
@@ -37,12 +37,8 @@ impl<T> Lock<T> {
     /// dropped.
     pub async fn acquire(&self) -> LockGuard<'_, T> {
         if self.locked() || !self.waiters.is_empty() {
-            let mut turn = Turn { lock: self, wait: Some(self.waiters.wait()) };
-            if let Some(wait) = &mut turn.wait {
-                wait.await;
-            }
-            // Released to this one: it is still locked.
-            turn.wait = None;
+            // Released to this one, it is still locked.
+            Turn::come(&self.waiters, || self.release()).await;
         }
         self.is_locked.set(true);
         LockGuard { lock: self }
@@ -74,20 +70,6 @@ impl<T> Lock<T> {
 impl<T: fmt::Debug> fmt::Debug for Lock<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Lock").field("locked", &self.locked()).finish_non_exhaustive()
-    }
-}
-
-/// A task that waits. If it is dropped when its turn has come, the next one's has.
-struct Turn<'a, T> {
-    lock: &'a Lock<T>,
-    wait: Option<Wait<'a>>,
-}
-
-impl<T> Drop for Turn<'_, T> {
-    fn drop(&mut self) {
-        if self.wait.take().is_some_and(|wait| wait.is_called()) {
-            self.lock.release();
-        }
     }
 }
 

@@ -2,7 +2,7 @@ use std::{cell::RefCell, collections::VecDeque};
 
 use super::{
     event::Event,
-    waiters::{Wait, Waiters},
+    waiters::{Turn, Waiters},
 };
 
 /// A queue between tasks, first in, first out, as `asyncio.Queue`.
@@ -82,7 +82,7 @@ impl<T> Queue<T> {
     /// Adds an item, once there is room.
     pub async fn put(&self, item: T) {
         while self.full() {
-            Turn::come(&self.putters, || !self.full()).await;
+            Turn::come(&self.putters, || self.pass_room_on()).await;
         }
         self.add(item);
     }
@@ -109,7 +109,7 @@ impl<T> Queue<T> {
             if let Ok(item) = self.get_nowait() {
                 return item;
             }
-            Turn::come(&self.getters, || !self.empty()).await;
+            Turn::come(&self.getters, || self.pass_item_on()).await;
         }
     }
 
@@ -118,6 +118,18 @@ impl<T> Queue<T> {
         let item = self.items.borrow_mut().pop_front().ok_or(QueueEmpty)?;
         self.putters.call_first();
         Ok(item)
+    }
+
+    fn pass_room_on(&self) {
+        if !self.full() {
+            self.putters.call_first();
+        }
+    }
+
+    fn pass_item_on(&self) {
+        if !self.empty() {
+            self.getters.call_first();
+        }
     }
 
     /// Says that the work for an item that was got is done. Panics if it is said more often than items were
@@ -135,33 +147,6 @@ impl<T> Queue<T> {
     pub async fn join(&self) {
         if self.unfinished.get() > 0 {
             self.finished.wait().await;
-        }
-    }
-}
-
-/// A task that waits for a turn, which it takes by itself afterwards. If it is dropped when its turn has
-/// come and there still is something to take, the next one's has.
-struct Turn<'a, F: Fn() -> bool> {
-    waiters: &'a Waiters,
-    wait: Option<Wait<'a>>,
-    is_there: F,
-}
-
-impl<'a, F: Fn() -> bool> Turn<'a, F> {
-    /// Waits for a turn in `waiters`.
-    async fn come(waiters: &'a Waiters, is_there: F) {
-        let mut turn = Turn { waiters, wait: Some(waiters.wait()), is_there };
-        if let Some(wait) = &mut turn.wait {
-            wait.await;
-        }
-        turn.wait = None;
-    }
-}
-
-impl<F: Fn() -> bool> Drop for Turn<'_, F> {
-    fn drop(&mut self) {
-        if self.wait.take().is_some_and(|wait| wait.is_called()) && (self.is_there)() {
-            self.waiters.call_first();
         }
     }
 }

@@ -3,18 +3,19 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    fmt,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
 };
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Waiters(RefCell<VecDeque<Rc<Place>>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Place {
     is_called: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    waker: Cell<Option<Waker>>,
 }
 
 impl Place {
@@ -52,6 +53,13 @@ impl Waiters {
     }
 }
 
+impl fmt::Debug for Waiters {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} waiting", self.0.borrow().len())
+    }
+}
+
+/// A place among those that wait.
 pub(super) struct Wait<'a> {
     waiters: &'a Waiters,
     place: Rc<Place>,
@@ -71,14 +79,12 @@ impl Future for Wait<'_> {
         if self.is_called() {
             return Poll::Ready(());
         }
-        let before = {
-            let mut waker = self.place.waker.borrow_mut();
-            match &*waker {
-                Some(known) if known.will_wake(context.waker()) => None,
-                _ => waker.replace(context.waker().clone()),
-            }
+        let known = self.place.waker.take();
+        let waker = match known {
+            Some(known) if known.will_wake(context.waker()) => known,
+            _ => context.waker().clone(),
         };
-        drop(before);
+        self.place.waker.set(Some(waker));
         Poll::Pending
     }
 }
@@ -87,6 +93,32 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if !self.is_called() {
             self.waiters.0.borrow_mut().retain(|place| !Rc::ptr_eq(place, &self.place));
+        }
+    }
+}
+
+/// A task that waits for a turn, which it takes by itself afterwards. If it is dropped when its turn has
+/// come, it passes it on.
+pub(super) struct Turn<'a, F: Fn()> {
+    wait: Option<Wait<'a>>,
+    pass_on: F,
+}
+
+impl<'a, F: Fn()> Turn<'a, F> {
+    /// Waits for a turn in `waiters`.
+    pub async fn come(waiters: &'a Waiters, pass_on: F) {
+        let mut turn = Turn { wait: Some(waiters.wait()), pass_on };
+        if let Some(wait) = &mut turn.wait {
+            wait.await;
+        }
+        turn.wait = None;
+    }
+}
+
+impl<F: Fn()> Drop for Turn<'_, F> {
+    fn drop(&mut self) {
+        if self.wait.take().is_some_and(|wait| wait.is_called()) {
+            (self.pass_on)();
         }
     }
 }
