@@ -12,7 +12,7 @@ step() { printf '\n== %s\n' "$1"; shift; "$@"; }
 
 model_is_python_free() {
     local tree
-    tree=$(cargo tree --package velodrome --edges all --prefix none)
+    tree=$(cargo tree --package velodrome --all-features --edges all --prefix none)
     if grep -E '^pyo3' <<<"$tree"; then
         echo "the model, crate velodrome, must not depend on Python" >&2
         return 1
@@ -39,7 +39,7 @@ step "clippy, other runtimes" cargo clippy --manifest-path benches/runtimes/Carg
 step "compiles for free-threaded Python" env PYO3_CONFIG_FILE="$PWD/tools/free-threaded.cfg" \
     cargo check --package velodrome-python --package velodrome-asyncio
 step "the model knows no Python" model_is_python_free
-step "Rust tests" cargo test --package velodrome
+step "Rust tests" cargo test --package velodrome --all-features
 step "examples in the documentation of velodrome-asyncio" cargo test --doc --package velodrome-asyncio
 step "the inbox and the count of wakers, in every interleaving of their threads" env RUSTFLAGS="--cfg loom" \
     CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" cargo test --release --package velodrome --lib interleavings
