@@ -1,5 +1,7 @@
 //! The event loop for Rust programs: closures and futures on the engine.
 
+#![allow(unsafe_code)]
+
 use std::{
     any::Any,
     cell::{Cell, RefCell},

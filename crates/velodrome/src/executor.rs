@@ -4,6 +4,8 @@
 //! be `Send`. Its wakers may go anywhere: in the task's own thread a wake-up goes straight into the
 //! ready queue, from any other through the loop's inbox.
 
+#![allow(unsafe_code)]
+
 use std::{
     cell::{Cell, RefCell},
     marker::PhantomData,

@@ -16,8 +16,26 @@
 //!       what they add waits for the next tick
 //! ```
 //!
-//! Everything but [`Inbox`] belongs to one thread. Nothing is borrowed while a callback runs, so
+//! For Rust programs there is [`EventLoop`] over it, with tasks, sockets, pipes, children and signals:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! let event_loop = velodrome::new_event_loop();
+//! velodrome::set_event_loop(Some(event_loop.clone()));
+//! event_loop.run_until_complete(async {
+//!     let task = velodrome::create_task(velodrome::sleep(Duration::from_millis(1)));
+//!     task.await.expect("nobody cancels it");
+//! })?;
+//! event_loop.close()?;
+//! velodrome::set_event_loop(None);
+//! # Ok::<(), velodrome::Error>(())
+//! ```
+//!
+//! Everything but [`Inbox`] and [`LoopHandle`] belongs to one thread. Nothing is borrowed while a callback runs, so
 //! a callback may call back into the loop in any way.
+
+#![deny(unsafe_code)]
 
 pub mod client;
 pub mod clock;

@@ -1,5 +1,7 @@
 //! Which process has made something: what was made before a `fork` belongs to the parent.
 
+#![allow(unsafe_code)]
+
 use std::{
     mem::ManuallyDrop,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},

@@ -11,6 +11,8 @@
 //! (a user closed a descriptor behind the loop's back), the kernel has forgotten the registration
 //! and the next owner of the number simply replaces it.
 
+#![allow(unsafe_code)]
+
 use std::{
     cell::{Cell, RefCell},
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},

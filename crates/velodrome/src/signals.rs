@@ -3,6 +3,8 @@
 //! The handler counts, and makes a descriptor readable that the loops watch: an eventfd, of which each
 //! loop has a duplicate. Nobody reads it, since every write is a change, which is all that they are told of.
 
+#![allow(unsafe_code)]
+
 use std::{
     collections::BTreeMap,
     future::poll_fn,

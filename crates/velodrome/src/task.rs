@@ -1,5 +1,7 @@
 //! Tasks: futures that run on a loop by themselves, and what is to be known of them.
 
+#![allow(unsafe_code)]
+
 pub(crate) mod count;
 pub(crate) mod raw;
 

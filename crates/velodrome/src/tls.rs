@@ -8,6 +8,8 @@
 //! The surprising fact: libssl is only asked to read when a whole record is there. Finding out
 //! that nothing is there costs it as much as a small record; five bytes of a header tell the same.
 
+#![allow(unsafe_code)]
+
 mod bio;
 pub mod libssl;
 mod records;

@@ -1,5 +1,7 @@
 //! Many datagrams with one system call: `recvmmsg`, which rustix does not have.
 
+#![allow(unsafe_code)]
+
 use std::{
     mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd},

@@ -8,6 +8,8 @@
 //! - An epoll instance is shared with a forked child: a child that deregisters a descriptor takes
 //!   it from its parent. The registry knows whose it is, and keeps its hands off.
 
+#![allow(unsafe_code)]
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::{

@@ -5,6 +5,8 @@
 //! wakers, which may be anywhere. The future and its outcome are dropped in the executor's thread, before the last
 //! `RawTask` goes, so whatever thread has the last waker frees memory and nothing else.
 
+#![allow(unsafe_code)]
+
 use std::{
     any::Any,
     cell::{Cell, UnsafeCell},

@@ -3,6 +3,8 @@
 //! Its functions are called from within libssl, with or without Python's lock: they touch nothing
 //! but these buffers.
 
+#![allow(unsafe_code)]
+
 use std::{
     ffi::{c_char, c_int, c_long, c_void},
     ptr::{self, NonNull},

@@ -3,6 +3,7 @@
 //! They are looked up in the library that uses libssl (Python's `_ssl` extension) and in what that
 //! depends on, so it is the very libssl that made the sessions. Nothing is loaded here.
 
+#![allow(unsafe_code)]
 #![allow(non_snake_case, reason = "the fields are called as the C functions are")]
 
 use std::{
