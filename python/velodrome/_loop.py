@@ -107,6 +107,36 @@ def _closed_unless_done(server):
         raise
 
 
+# What asyncio's loops set on themselves, in any Python, and this one. Since each has a place of its
+# own the loop has no dictionary, as long as a program sets nothing else: from Python 3.13 on, the
+# interpreter remembers what the name of a method means only for such objects.
+_ATTRIBUTES = (
+    "_asyncgens",
+    "_asyncgens_shutdown_called",
+    "_children",
+    "_clock_resolution",
+    "_closed",
+    "_coroutine_origin_tracking_enabled",
+    "_coroutine_origin_tracking_saved_depth",
+    "_current_handle",
+    "_default_executor",
+    "_exception_handler",
+    "_executor_shutdown_called",
+    "_internal_fds",
+    "_old_agen_hooks",
+    "_resolver",
+    "_scheduled",
+    "_selector",
+    "_signal_handlers",
+    "_stopping",
+    "_timer_cancelled_count",
+    "_transports",
+    "_unix_server_sockets",
+    "_watcher",
+    "slow_callback_duration",
+)
+
+
 class Loop(  # type: ignore[misc]
     _connect.ConnectMethods,
     _sockets.SockMethods,
@@ -118,8 +148,11 @@ class Loop(  # type: ignore[misc]
 ):
     """An asyncio event loop."""
 
+    __slots__ = _ATTRIBUTES
+
     def __init__(self) -> None:
         self._children: set[SubprocessTransport] = set()
+        self._resolver = None
         _AsyncioLoop.__init__(self, _RegistryView(self))  # type: ignore[arg-type]
 
     def _make_self_pipe(self) -> None:

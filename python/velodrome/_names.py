@@ -7,6 +7,10 @@ import sys
 
 from . import _native
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._resolver import Resolver
+
 
 def _getaddrinfo_of_python():
     """`socket.getaddrinfo`, unless somebody has replaced it before us."""
@@ -66,7 +70,7 @@ def _is_number(port):
 
 
 class NameMethods:
-    _resolver = None
+    _resolver: "Resolver | None"  # made for the first name
 
     async def getaddrinfo(self, host, port, *, family=0, type=0, proto=0, flags=0):
         """Return what `socket.getaddrinfo` returns, or raise what it raises.

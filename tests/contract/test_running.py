@@ -597,3 +597,40 @@ def test_many_loops_return_their_descriptors(new_loop):
         loop = new_loop()
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
+
+
+# --- attributes -----------------------------------------------------------------------------------
+
+
+def test_a_subclass_may_have_attributes_of_the_same_names(loop):
+    class Subclass(type(loop)):
+        slow_callback_duration = 1
+
+    subclassed = Subclass()
+    assert subclassed.slow_callback_duration == 0.1
+    del subclassed.slow_callback_duration
+    assert subclassed.slow_callback_duration == 1
+    subclassed.close()
+
+
+def test_attributes_can_be_set_and_deleted(loop):
+    for name in ("_default_executor", "of_the_programs"):
+        before = getattr(loop, name, None)
+        setattr(loop, name, 1)
+        assert getattr(loop, name) == 1
+        delattr(loop, name)
+        with pytest.raises(AttributeError):
+            getattr(loop, name)
+        with pytest.raises(AttributeError):
+            delattr(loop, name)
+        setattr(loop, name, before)
+
+
+def test_what_a_loop_has_lives_as_long(loop, new_loop):
+    other, token = new_loop(), Token()
+    token.loop, other._exception_handler = other, token
+    seen = weakref.ref(token)
+    other.close()
+    del other, token
+    gc.collect()
+    assert seen() is None

@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import signal
+import socket
 import sys
 import threading
 
@@ -34,6 +36,36 @@ def test_a_new_loop_is_nobodys_current_loop():
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_a_loop_has_no_dictionary_until_a_program_sets_something():
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: None)
+        loop.set_task_factory(None)
+        loop.add_signal_handler(signal.SIGUSR1, print)
+        await loop.run_in_executor(None, int)
+        await loop.getaddrinfo("localhost", 80)
+        async for _ in numbers():
+            break
+        one, other = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=one)
+        writer.close()
+        other.close()
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    async def numbers():
+        yield 1
+
+    loop = velodrome.new_event_loop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+        loop.set_debug(True)
+        runner.run(asyncio.sleep(0))
+    # For the interpreter to remember what a method's name means.
+    assert vars(loop) == {}
+    loop.anything = 1
+    assert vars(loop) == {"anything": 1}
 
 
 def test_run_runs_on_velodrome_and_closes_the_loop():
