@@ -61,20 +61,22 @@ pub fn registration<'a, 'py>(
 }
 
 /// Splits `(first, callback, *args, context=None)`, each of the two also by keyword.
+#[inline]
 pub fn registration_after<'a, 'py>(
     py: Python<'py>,
     function: &str,
     first_name: &Bound<'py, PyString>,
     arguments: Arguments<'a, 'py>,
 ) -> PyResult<(Bound<'py, PyAny>, Registration<'a>)> {
-    let [context, first, callback] = if arguments.has_keywords() {
-        arguments.take_keywords(
-            function,
-            [intern!(py, "context"), first_name, intern!(py, "callback")],
-        )?
-    } else {
-        [None; 3]
-    };
+    if let [first, callback, ref rest @ ..] = *arguments.positional()
+        && !arguments.has_keywords()
+    {
+        // SAFETY: an argument of the call under way.
+        let first = unsafe { Bound::from_borrowed_ptr(py, first) };
+        return Ok((first, Registration { callback, arguments: rest, context: None }));
+    }
+    let names = [intern!(py, "context"), first_name, intern!(py, "callback")];
+    let [context, first, callback] = arguments.take_keywords(function, names)?;
     let mut positional = arguments.positional();
     for (at, named) in [first, callback].into_iter().enumerate() {
         if named.is_some() && positional.len() > at {
