@@ -23,6 +23,16 @@ def _getaddrinfo_of_python():
 _getaddrinfo = _getaddrinfo_of_python()
 _NUMBERS = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
+# By module once: it is the function in it that programs replace.
+_base_events = asyncio.base_events
+
+_INET, _INET6 = socket.AF_INET, socket.AF_INET6
+_STREAM, _DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+# As numbers, which are cheaper to compare with, and what auditors are told.
+_INET_NUMBER, _INET6_NUMBER = int(_INET), int(_INET6)
+_STREAM_NUMBER, _DGRAM_NUMBER = int(_STREAM), int(_DGRAM)
+_TCP, _UDP = int(socket.IPPROTO_TCP), int(socket.IPPROTO_UDP)
+
 
 def _is_address(host):
     """Whether it is an IP address in its usual form, without a scope: those name an interface."""
@@ -39,27 +49,36 @@ def _is_address(host):
 
 def _answer(host, port, family, type, proto, flags):
     """What `socket.getaddrinfo` returns for the commonest numbers, without asking it; else None."""
-    for number in (family, type, proto, flags):
-        if not isinstance(number, int):
-            return None
-    if flags:
+    if not (
+        isinstance(family, int)
+        and isinstance(type, int)
+        and isinstance(proto, int)
+        and isinstance(flags, int)
+    ):
         return None
-    if type == socket.SOCK_STREAM:
-        kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
-    elif type == socket.SOCK_DGRAM:
-        kind, protocol = socket.SOCK_DGRAM, socket.IPPROTO_UDP
+    if flags != 0:
+        return None
+    if type == _STREAM_NUMBER:
+        kind, kind_number, protocol = _STREAM, _STREAM_NUMBER, _TCP
+    elif type == _DGRAM_NUMBER:
+        kind, kind_number, protocol = _DGRAM, _DGRAM_NUMBER, _UDP
     else:
         return None
-    if proto not in (0, protocol):
+    if proto != 0 and proto != protocol:
         return None
     address = _native.numeric_address(host, port)
     if address is None:
         return None
-    found = socket.AF_INET if len(address) == 2 else socket.AF_INET6
-    if family not in (0, found):
+    if len(address) == 2:
+        found, found_number = _INET, _INET_NUMBER
+    else:
+        found, found_number = _INET6, _INET6_NUMBER
+    if family != 0 and family != found_number:
         return None
-    sys.audit("socket.getaddrinfo", host, port, int(family), int(type), int(proto))
-    return [(found, kind, int(protocol), "", address)]
+    asked_family = 0 if family == 0 else found_number
+    asked_protocol = 0 if proto == 0 else protocol
+    sys.audit("socket.getaddrinfo", host, port, asked_family, kind_number, asked_protocol)
+    return [(found, kind, protocol, "", address)]
 
 
 def _is_number(port):
@@ -78,7 +97,7 @@ class NameMethods:
         An address and a number are answered at once, anything else in a thread of the loop's own.
         """
         # By way of asyncio's module, where programs put a function of their own.
-        function = asyncio.base_events.socket.getaddrinfo
+        function = _base_events.socket.getaddrinfo
         if self._debug:
             # asyncio's method measures the look-up, whatever it is.
             function = self._getaddrinfo_debug
@@ -97,7 +116,7 @@ class NameMethods:
         Numbers alone (NI_NUMERICHOST | NI_NUMERICSERV) of an address are answered at once,
         anything else in a thread of the loop's own.
         """
-        function = asyncio.base_events.socket.getnameinfo
+        function = _base_events.socket.getnameinfo
         numbers_alone = isinstance(flags, int) and flags & _NUMBERS == _NUMBERS
         if numbers_alone and isinstance(sockaddr, tuple) and sockaddr and _is_address(sockaddr[0]):
             return function(sockaddr, flags)
