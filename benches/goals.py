@@ -35,14 +35,15 @@ def table(rows, labels, own_shares):
         unit = "" if is_share else f" {report.UNITS[row.cost]}"
         found = standing(row, subject, is_share)
         verdict = judge(found, goal["goal"])
+        lowest = floor(row, labels, is_share)
         body.append(
             [
                 row.workload,
                 *(f"{report.significant(goal[key])}{unit}" for key in ("best_peer", "goal")),
                 *spread_cells(found),
-                floor_cell(row, labels, is_share),
+                "-" if lowest is None else report.significant(lowest),
                 verdict,
-                reason(row.workload, found, goal["goal"], own_shares) if verdict.startswith("MISSED") else "",
+                reason(row.workload, found, goal["goal"], lowest, own_shares) if verdict.startswith("MISSED") else "",
             ]
         )
     return head, body
@@ -53,10 +54,14 @@ def standing(row, label, is_share):
     return report.ratio(row.measurements, row.cost, label, "uvloop") if is_share else row.spent.get(label)
 
 
-def reason(workload, found, goal, own_shares):
+def reason(workload, found, goal, lowest, own_shares):
     """Why a goal is missed: as it is written down, or because most of the row is not velodrome's to make cheaper."""
-    if workload in GOALS["reasons"] or workload not in own_shares:
-        return GOALS["reasons"].get(workload, "")
+    if workload in GOALS["reasons"]:
+        return GOALS["reasons"][workload]
+    if lowest is not None and lowest > goal:
+        return "the floor is above it"
+    if workload not in own_shares:
+        return ""
     own = own_shares[workload]
     rest = found.median * (1 - own)
     left = f"{1 - own:.0%} of the instructions are not velodrome's"
@@ -77,7 +82,7 @@ def spread_cells(found):
     return [median, f"[{low}..{high}]"]
 
 
-def floor_cell(row, labels, is_share):
+def floor(row, labels, is_share):
     """The cheapest server without Python: what is below it, no loop can reach."""
     found = [standing(row, label, is_share) for label in labels if is_floor(label)]
-    return report.significant(min(spread.median for spread in found if spread)) if any(found) else "-"
+    return min((spread.median for spread in found if spread), default=None)

@@ -18,12 +18,15 @@ VARIANTS = {
 # All of them, in the order of the tables.
 EVERYONE = ("asyncio", *VARIANTS, "uvloop", *PEERS, "velodrome")
 
-# Not loops but servers without Python, measured like one: what the workload costs at the least. Each has some of the
-# servers of servers.py, in loadgen/src/bin/NAME-server.rs.
+# Not loops but servers without Python, measured like one: what the workload costs at the least. For each server of
+# servers.py that one can stand in for, since the same bytes go over the same sockets, what is asked of
+# loadgen/src/bin/NAME-server.rs.
+ECHOES = ("protocol", "buffered", "two-writes", "streams", "streams-readexactly", "streams-readline", "sock")
+TLS_ECHOES = ("tls-protocol", "tls-buffered", "tls-streams")
 FLOORS = {
-    "epoll": {"protocol"},
-    "io-uring": {"protocol"},
-    "rustls": {"tls-protocol", "tls-receive"},
+    "epoll": dict.fromkeys(ECHOES, "protocol"),
+    "io-uring": dict.fromkeys(ECHOES, "protocol"),
+    "rustls": {**dict.fromkeys(TLS_ECHOES, "tls-protocol"), "tls-receive": "tls-receive"},
 }
 
 # What real services are made of; requirements.txt installs it.

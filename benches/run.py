@@ -119,7 +119,7 @@ class FloorUnderTest:
     obstacle = None
 
     def server_command(self, workload, scratch):
-        return [PROGRAMS / f"{self.name}-server", workload.server, scratch]
+        return [PROGRAMS / f"{self.name}-server", loops.FLOORS[self.name][workload.server], scratch]
 
     def takes(self, workload):
         return workloads.is_networked(workload) and workload.server in loops.FLOORS[self.name]

@@ -233,7 +233,7 @@ class Measurements(Measuring):
         others = [self.workload("tls-handshake-resumed"), large]
         for floor in run.parse_loops(",".join(loops.FLOORS)):
             served = {workload.server: workload for workload in workloads.NETWORK if floor.takes(workload)}
-            self.assertEqual(served.keys(), loops.FLOORS[floor.name])
+            self.assertEqual(served.keys(), loops.FLOORS[floor.name].keys())
             for workload in [*served.values(), *filter(floor.takes, others)]:
                 with self.subTest(workload.name, floor=floor.name):
                     result = self.bench.measure(workload, floor)

@@ -187,6 +187,11 @@ class Goals(unittest.TestCase):
         self.assertEqual(line[-3:], ["0.800", "MISSED", "the kernel"])
         self.assertEqual(reached[-2:], ["reached", ""])
 
+    def test_goal_below_the_floor_is_missed_for_that_reason(self):
+        labels = [*LABELS, "epoll"]
+        lines = self.lines(*measured("tcp-buffered-1k-10", "cpu_us", 30, 10, 9, 8, labels=labels), labels=labels)
+        self.assertEqual(lines["tcp-buffered-1k-10"][-3:], ["0.800", "MISSED", "the floor is above it"])
+
     def test_row_without_a_number_is_not_dropped(self):
         failed = [{**m, "error": "it broke"} for m in measured("signals", "cpu_us", 1, 1, 1)]
         self.assertEqual(self.lines(*failed)["signals"][2:], ["-", "-", "-", "no number", ""])
