@@ -21,6 +21,7 @@ use std::{
 use crate::{
     async_fd::FdWakers,
     driver::{self, Driver},
+    endpoint::{Endpoint, Endpoints, Turn},
     engine::{Engine, Host, Kind, Source},
     error::{Errno, Error},
     events::{self, Running},
@@ -60,6 +61,7 @@ impl Drop for Owner {
 pub(crate) struct Inner {
     engine: Engine<Closures>,
     executor: Executor,
+    endpoints: Endpoints,
     is_running: Cell<bool>,
     is_closed: Cell<bool>,
     exception_handler: RefCell<Option<Rc<dyn ExceptionHandler>>>,
@@ -84,6 +86,7 @@ pub(crate) enum Callback {
     Handle(Rc<dyn Scheduled>),
     Once(Box<dyn FnOnce()>),
     Woken(Woken),
+    Turn(Rc<dyn Endpoint>, Turn),
 }
 
 /// What other threads send.
@@ -120,6 +123,7 @@ impl From<Timer> for Callback {
 pub(crate) enum FdSource {
     Wakers(Rc<FdWakers>),
     Callbacks(Rc<FdCallbacks>),
+    Endpoint(Rc<dyn Endpoint>),
 }
 
 impl Source for FdSource {
@@ -133,6 +137,7 @@ impl Source for FdSource {
             FdSource::Callbacks(callbacks) => {
                 callbacks.ready(readiness, |callback| push(Callback::Handle(callback)));
             }
+            FdSource::Endpoint(endpoint) => push(Callback::Turn(endpoint, Turn::Ready(readiness))),
         }
     }
 }
@@ -209,6 +214,7 @@ impl Host<Closures> for Inner {
             Callback::Handle(handle) => handle.run(),
             Callback::Once(callback) => callback(),
             Callback::Woken(woken) => woken.resume(),
+            Callback::Turn(endpoint, turn) => endpoint.take_turn(turn),
         }));
         if let Err(exception) = called {
             self.callback_panicked(exception);
@@ -233,11 +239,46 @@ impl Host<Closures> for Inner {
     }
 
     fn batch_done(&self) -> Result<(), Error> {
+        self.endpoints.flush_deferred();
         Ok(())
     }
 }
 
 impl Inner {
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.get()
+    }
+
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    pub fn reactor(&self) -> &Reactor<FdSource> {
+        self.engine.reactor()
+    }
+
+    /// The turn that callbacks are run in: see [`Engine::turn`].
+    pub fn turn(&self) -> Option<u64> {
+        self.engine.turn()
+    }
+
+    pub fn queue_turn(&self, endpoint: Rc<dyn Endpoint>, turn: Turn) {
+        self.engine.call_soon(Callback::Turn(endpoint, turn));
+    }
+
+    pub fn call_after(&self, delay: Duration, callback: impl FnOnce() + 'static) {
+        let (_handle, scheduled) = Handle::new(callback);
+        let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        let deadline_ns = self.engine.now_ns().saturating_add(delay_ns);
+        self.engine.call_at(deadline_ns, Timer::Handle(scheduled));
+    }
+
+    /// Tells the exception handler of what is nobody's outcome.
+    #[cold]
+    pub fn tell_of(&self, message: String, exception: Box<dyn Any + Send>) {
+        quietly(|| self.report(ExceptionContext { message, exception, task: None }));
+    }
+
     fn register(&self, fd: RawFd, source: FdSource, interest: Interest) -> io::Result<()> {
         let reactor = self.engine.reactor();
         if reactor.source(fd).is_some() && reactor.is_current(fd) {
@@ -251,8 +292,7 @@ impl Inner {
 
     #[cold]
     fn callback_panicked(&self, exception: Box<dyn Any + Send>) {
-        let message = "Exception in callback".into();
-        quietly(|| self.report(ExceptionContext { message, exception, task: None }));
+        self.tell_of("Exception in callback".into(), exception);
     }
 
     fn call_exception_handler(&self, context: &ExceptionContext) {
@@ -278,6 +318,7 @@ impl Inner {
             return;
         }
         self.executor.close();
+        self.endpoints.close();
         let closed = catch_unwind(AssertUnwindSafe(|| self.engine.close()));
         if closed.is_err() {
             // The destructor of a callback: those that are left may hold the loop.
@@ -360,6 +401,7 @@ impl EventLoop {
         let inner = Rc::new(Inner {
             engine,
             executor,
+            endpoints: Endpoints::default(),
             is_running: Cell::new(false),
             is_closed: Cell::new(false),
             exception_handler: RefCell::default(),
@@ -372,7 +414,7 @@ impl EventLoop {
         EventLoop(owner)
     }
 
-    fn inner(&self) -> &Rc<Inner> {
+    pub(crate) fn inner(&self) -> &Rc<Inner> {
         &self.0.0
     }
 

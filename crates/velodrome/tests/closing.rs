@@ -1,6 +1,7 @@
 //! What a loop leaves behind: nothing, neither memory nor descriptors.
 
 use std::{
+    cell::Cell,
     fs,
     future::pending,
     io,
@@ -11,7 +12,8 @@ use std::{
 };
 
 use velodrome::{
-    Async, Queue, TcpListener, TcpStream, UnixStream, create_task, new_event_loop, run, sleep,
+    Async, Protocol, Queue, TcpListener, TcpStream, Transport, UnixStream, create_task,
+    new_event_loop, run, sleep,
 };
 
 const SHORT: Duration = Duration::from_millis(1);
@@ -253,4 +255,94 @@ fn a_descriptor_has_one_owner() {
         Async::new(&one).unwrap();
     })
     .unwrap();
+}
+
+/// Holds its transport, as the transport holds it.
+struct Held {
+    transport: Option<Transport>,
+    lost: Rc<Cell<bool>>,
+    _alive: Rc<()>,
+}
+
+impl Protocol for Held {
+    fn connection_made(&mut self, transport: Transport) {
+        // Something waits for the socket, and for the end of the batch.
+        transport.write(&vec![7; 1 << 22]);
+        self.transport = Some(transport);
+    }
+
+    fn connection_lost(&mut self, _error: Option<io::Error>) {
+        self.lost.set(true);
+    }
+}
+
+#[test]
+fn transports_and_servers_that_are_open_at_close_are_closed_without_a_call() {
+    let _alone = alone();
+    let before = descriptors();
+    let (alive, lost) = (Rc::new(()), Rc::new(Cell::new(false)));
+    let event_loop = new_event_loop();
+    let (runs, held, told) = (event_loop.clone(), alive.clone(), lost.clone());
+    let factory = move || Held { transport: None, lost: told.clone(), _alive: held.clone() };
+    let (transport, ending, server) = event_loop
+        .run_until_complete(async move {
+            let server = runs.create_server(factory.clone(), "127.0.0.1:0").await?;
+            let address = server.sockets()[0];
+            let (transport, _) = runs.create_connection(factory.clone(), address).await?;
+            let (ending, _) = runs.create_connection(factory, address).await?;
+            sleep(SHORT).await;
+            io::Result::Ok((transport, ending, server))
+        })
+        .unwrap()
+        .unwrap();
+    // Its `connection_lost` waits in the queue.
+    ending.abort();
+    assert!(descriptors() > before + 4);
+    assert!(Rc::strong_count(&alive) > 3);
+    event_loop.close().unwrap();
+    assert_eq!(Rc::strong_count(&alive), 1);
+    assert!(!lost.get());
+    // Who is left holding them can do no harm.
+    assert!(transport.is_closing() && ending.is_closing());
+    assert!(!server.is_serving());
+    transport.write(b"x");
+    transport.write_eof();
+    transport.resume_reading();
+    transport.close();
+    server.close_clients();
+    server.close();
+    drop(event_loop);
+    assert_eq!(descriptors(), before);
+}
+
+#[test]
+fn connections_that_came_and_went_leave_nothing() {
+    let _alone = alone();
+    let (alive, lost) = (Rc::new(()), Rc::new(Cell::new(false)));
+    let (held, told) = (alive.clone(), lost.clone());
+    let factory = move || Held { transport: None, lost: told.clone(), _alive: held.clone() };
+    let event_loop = new_event_loop();
+    let runs = event_loop.clone();
+    event_loop
+        .run_until_complete(async move {
+            sleep(SHORT).await;
+            let before = descriptors();
+            let server = runs.create_server(factory.clone(), "127.0.0.1:0").await?;
+            for _ in 0..20 {
+                let address = server.sockets()[0];
+                let (transport, _) = runs.create_connection(factory.clone(), address).await?;
+                transport.abort();
+            }
+            server.close();
+            server.abort_clients();
+            server.wait_closed().await;
+            sleep(SHORT).await;
+            drop(factory);
+            assert_eq!(descriptors(), before);
+            io::Result::Ok(())
+        })
+        .unwrap()
+        .unwrap();
+    assert_eq!(Rc::strong_count(&alive), 1);
+    assert!(lost.get());
 }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// How many connections wait to be accepted: asyncio's number.
-pub(super) const BACKLOG: i32 = 100;
+pub(crate) const BACKLOG: i32 = 100;
 
 /// A TCP connection. Nagle's algorithm is off.
 ///
@@ -124,14 +124,7 @@ impl TcpListener {
     /// used again at once after the end.
     pub async fn bind(to: impl ToAddresses) -> io::Result<Self> {
         first_that_works(to, async |address| {
-            let fd = socket_of(address, SocketType::STREAM)?;
-            sockopt::set_socket_reuseaddr(&fd, true)?;
-            if address.is_ipv6() {
-                sockopt::set_ipv6_v6only(&fd, true)?;
-            }
-            bind(&fd, &address)?;
-            listen(&fd, BACKLOG)?;
-            Ok(TcpListener(ByteListener::new(fd, Kind::Tcp)?))
+            Ok(TcpListener(ByteListener::new(listen_at(address)?, Kind::Tcp)?))
         })
         .await
     }
@@ -159,6 +152,18 @@ impl AsFd for TcpListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// A socket that listens at an address.
+pub(crate) fn listen_at(address: SocketAddr) -> io::Result<OwnedFd> {
+    let fd = socket_of(address, SocketType::STREAM)?;
+    sockopt::set_socket_reuseaddr(&fd, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&fd, true)?;
+    }
+    bind(&fd, &address)?;
+    listen(&fd, BACKLOG)?;
+    Ok(fd)
 }
 
 pub(super) fn socket_of(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {

@@ -89,10 +89,7 @@ pub struct UnixListener(ByteListener);
 impl UnixListener {
     /// Listens at `path`, where there must be nothing. The file stays there in the end.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
-        let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
-        bind(&fd, &SocketAddrUnix::new(path.as_ref())?)?;
-        listen(&fd, BACKLOG)?;
-        Ok(UnixListener(ByteListener::new(fd, Kind::Unix)?))
+        Ok(UnixListener(ByteListener::new(listen_at_path(path.as_ref())?, Kind::Unix)?))
     }
 
     /// The next connection.
@@ -105,4 +102,12 @@ impl AsFd for UnixListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// A socket that listens at a path.
+pub(crate) fn listen_at_path(path: &Path) -> io::Result<OwnedFd> {
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    bind(&fd, &SocketAddrUnix::new(path)?)?;
+    listen(&fd, BACKLOG)?;
+    Ok(fd)
 }

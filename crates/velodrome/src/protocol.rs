@@ -1,0 +1,66 @@
+//! asyncio's protocols: who is called by a transport.
+
+use std::io;
+
+use crate::Transport;
+
+/// Who hears of a connection, as `asyncio.Protocol`. Each method does nothing until it is implemented.
+///
+/// The calls come in this order: `connection_made` once; `data_received` any number of times, then
+/// `eof_received` at most once; `connection_lost` once. Only a loop that is closed calls no more, not even
+/// `connection_lost`: it drops the protocol.
+///
+/// A protocol may call its transport in any way in any method, and so may everybody else. A protocol that a
+/// program shares with its transport must not be borrowed while the loop runs on, as across an `await`: the
+/// loop could not call it, which would be its end. Within a callback it may be, and what
+/// is to be told meanwhile is told afterwards.
+///
+/// A panic in a method is told to the loop's exception handler and ends the connection: the next call is
+/// `connection_lost`, with an error that says so. The loop goes on.
+///
+/// ```
+/// use velodrome::{Protocol, Transport};
+///
+/// #[derive(Default)]
+/// struct Shout(Option<Transport>);
+///
+/// impl Protocol for Shout {
+///     fn connection_made(&mut self, transport: Transport) {
+///         self.0 = Some(transport);
+///     }
+///
+///     fn data_received(&mut self, data: &[u8]) {
+///         let transport = self.0.as_ref().expect("the connection was made");
+///         transport.write(&data.to_ascii_uppercase());
+///     }
+/// }
+/// ```
+pub trait Protocol {
+    /// The connection is made, and this is the transport that it has.
+    fn connection_made(&mut self, transport: Transport) {
+        let _ = transport;
+    }
+
+    /// Something has arrived. How much has nothing to do with how it was sent.
+    fn data_received(&mut self, data: &[u8]) {
+        let _ = data;
+    }
+
+    /// The peer sends no more. True keeps the other direction open; otherwise the transport closes itself.
+    fn eof_received(&mut self) -> bool {
+        false
+    }
+
+    /// The connection is lost: by this error, or without one if it was closed, aborted or ended by the
+    /// peer. The transport lets go of the protocol after it.
+    fn connection_lost(&mut self, error: Option<io::Error>) {
+        let _ = error;
+    }
+
+    /// More waits for the socket than the high mark of [`Transport::set_write_buffer_limits`]. Called once,
+    /// from within `write`; but if that was called by the protocol itself, after its method.
+    fn pause_writing(&mut self) {}
+
+    /// No more waits than the low mark: see [`Protocol::pause_writing`].
+    fn resume_writing(&mut self) {}
+}

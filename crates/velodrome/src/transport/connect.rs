@@ -1,0 +1,172 @@
+//! `create_connection` and `create_server`.
+
+use std::{
+    cell::RefCell,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    rc::Rc,
+};
+
+use rustix::fs::{FileType, stat, unlink};
+
+use super::{
+    Server, Transport,
+    connection::{AnyProtocol, Connection},
+    server::Serving,
+};
+use crate::{
+    Error, EventLoop, TcpStream, UnixStream, driver,
+    net::{ToAddresses, listen_at, listen_at_path, resolve, set_nodelay},
+    protocol::Protocol,
+};
+
+/// A transport, and the protocol that it has.
+type Connected<P> = (Transport, Rc<RefCell<P>>);
+
+impl EventLoop {
+    /// Connects to the first address of `to` that answers, and has `factory` make a protocol for the
+    /// connection. Done when `connection_made` was called. Nagle's algorithm is off.
+    ///
+    /// It is for this loop to poll it. Dropped before it is done, it leaves no connection.
+    pub async fn create_connection<P: Protocol + 'static>(
+        &self,
+        factory: impl FnOnce() -> P,
+        to: impl ToAddresses,
+    ) -> io::Result<Connected<P>> {
+        self.check_it_polls()?;
+        let socket = TcpStream::connect(to).await?.into_std();
+        self.connected(factory, socket.into()).await
+    }
+
+    /// As [`EventLoop::create_connection`], to the Unix socket at `path`.
+    pub async fn create_unix_connection<P: Protocol + 'static>(
+        &self,
+        factory: impl FnOnce() -> P,
+        path: impl AsRef<Path>,
+    ) -> io::Result<Connected<P>> {
+        self.check_it_polls()?;
+        let socket = UnixStream::connect(path).await?.into_std();
+        self.connected(factory, socket.into()).await
+    }
+
+    /// As [`EventLoop::create_connection`], over a stream socket that is connected already.
+    pub async fn connect_accepted_socket<P: Protocol + 'static>(
+        &self,
+        factory: impl FnOnce() -> P,
+        socket: impl Into<OwnedFd>,
+    ) -> io::Result<Connected<P>> {
+        self.check_it_polls()?;
+        let socket = socket.into();
+        set_nodelay(socket.as_fd());
+        self.connected(factory, socket).await
+    }
+
+    async fn connected<P: Protocol + 'static>(
+        &self,
+        factory: impl FnOnce() -> P,
+        socket: OwnedFd,
+    ) -> io::Result<Connected<P>> {
+        let protocol = Rc::new(RefCell::new(factory()));
+        let connection = Connection::start(self.inner(), socket, protocol.clone(), None)?;
+        let mut given_up = GivenUp(Some(connection.clone()));
+        connection.opened.wait().await;
+        given_up.0 = None;
+        Ok((Transport(connection), protocol))
+    }
+
+    /// Listens at all addresses of `to`, and has `factory` make a protocol for each connection. Port 0 means
+    /// any that is free: [`Server::sockets`] tells. Nagle's algorithm is off.
+    ///
+    /// When descriptors run out, the loop's exception handler is told once, and the server tries again
+    /// after a second. A panic of `factory` is told, too, and ends that connection.
+    ///
+    /// ```
+    /// use std::io;
+    /// use velodrome::{Protocol, TcpStream, Transport};
+    ///
+    /// #[derive(Default)]
+    /// struct Echo(Option<Transport>);
+    ///
+    /// impl Protocol for Echo {
+    ///     fn connection_made(&mut self, transport: Transport) {
+    ///         self.0 = Some(transport);
+    ///     }
+    ///
+    ///     fn data_received(&mut self, data: &[u8]) {
+    ///         self.0.as_ref().expect("the connection was made").write(data);
+    ///     }
+    /// }
+    ///
+    /// velodrome::run(async {
+    ///     let event_loop = velodrome::get_running_loop().unwrap();
+    ///     let server = event_loop.create_server(Echo::default, "127.0.0.1:0").await?;
+    ///     let client = TcpStream::connect(server.sockets()[0]).await?;
+    ///     client.write_all(b"hello").await?;
+    ///     let mut answer = [0; 5];
+    ///     client.read_exact(&mut answer).await?;
+    ///     assert_eq!(&answer, b"hello");
+    ///     drop(client);
+    ///     server.close();
+    ///     server.wait_closed().await;
+    ///     io::Result::Ok(())
+    /// })??;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn create_server<P: Protocol + 'static>(
+        &self,
+        factory: impl FnMut() -> P + 'static,
+        to: impl ToAddresses,
+    ) -> io::Result<Server> {
+        self.check_it_polls()?;
+        let mut addresses = resolve(to).await?;
+        let mut known = Vec::new();
+        addresses.retain(|address| {
+            let is_new = !known.contains(address);
+            known.push(*address);
+            is_new
+        });
+        let sockets = addresses.into_iter().map(listen_at).collect::<io::Result<_>>()?;
+        Ok(Server(Serving::start(self.inner(), sockets, None, boxed(factory))?))
+    }
+
+    /// As [`EventLoop::create_server`], at `path`. A socket that somebody left there is replaced, and the
+    /// server's own is removed when it is closed.
+    pub async fn create_unix_server<P: Protocol + 'static>(
+        &self,
+        factory: impl FnMut() -> P + 'static,
+        path: impl AsRef<Path>,
+    ) -> io::Result<Server> {
+        self.check_it_polls()?;
+        let path = path.as_ref();
+        if stat(path).is_ok_and(|at| FileType::from_raw_mode(at.st_mode) == FileType::Socket) {
+            unlink(path)?;
+        }
+        let sockets = vec![listen_at_path(path)?];
+        Ok(Server(Serving::start(self.inner(), sockets, Some(path.into()), boxed(factory))?))
+    }
+
+    /// `NoRunningLoop`, unless this is the loop that polls the caller.
+    fn check_it_polls(&self) -> io::Result<()> {
+        let polling = driver::current().map_err(io::Error::other)?;
+        if std::ptr::addr_eq(Rc::as_ptr(&polling), Rc::as_ptr(self.inner())) {
+            return Ok(());
+        }
+        Err(io::Error::other(Error::NoRunningLoop))
+    }
+}
+
+fn boxed<P: Protocol + 'static>(mut factory: impl FnMut() -> P) -> impl FnMut() -> AnyProtocol {
+    move || Rc::new(RefCell::new(factory()))
+}
+
+/// Closes a connection for which nobody waits any more.
+struct GivenUp(Option<Rc<Connection>>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            connection.close();
+        }
+    }
+}
