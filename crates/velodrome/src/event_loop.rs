@@ -1,36 +1,39 @@
 //! The event loop for Rust programs: closures and futures on the engine.
 
-#![allow(unsafe_code)]
+mod kind;
+mod lent;
 
 use std::{
     any::Any,
     cell::{Cell, RefCell},
     io::{self, Write},
-    marker::PhantomData,
     mem::forget,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::{Pin, pin},
     rc::{Rc, Weak},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::Waker,
     thread,
     time::Duration,
 };
+
+pub(crate) use kind::FdSource;
+use kind::{Callback, Closures, Sent, Timer};
+use lent::lend;
 
 use crate::{
     async_fd::FdWakers,
     driver::{self, Driver},
     endpoint::{Endpoint, Endpoints, Turn},
-    engine::{Engine, Host, Kind, Source},
+    engine::{Engine, Host},
     error::{Errno, Error},
     events::{self, Running},
     executor::{Executor, Remote},
-    handle::{Handle, Scheduled, TimerHandle},
+    handle::{Handle, TimerHandle},
     inbox::Inbox,
     panics::{panic_message, quietly},
-    poller::{Interest, Readiness},
-    readers::FdCallbacks,
+    poller::Interest,
     registry::Reactor,
     task::{ExceptionContext, Step, Task, TaskError, TaskHandle, Woken},
     timer::Key,
@@ -68,78 +71,6 @@ pub(crate) struct Inner {
     task_factory: RefCell<Option<Rc<dyn TaskFactory>>>,
     /// For those who get the loop from its tasks.
     owner: RefCell<Weak<Owner>>,
-}
-
-/// What a loop of closures is made of.
-enum Closures {}
-
-impl Kind for Closures {
-    type Callback = Callback;
-    type Sent = Sent;
-    type Timer = Timer;
-    type Source = FdSource;
-}
-
-pub(crate) enum Callback {
-    Step(Step),
-    Wake(Waker),
-    Handle(Rc<dyn Scheduled>),
-    Once(Box<dyn FnOnce()>),
-    Woken(Woken),
-    Turn(Rc<dyn Endpoint>, Turn),
-}
-
-/// What other threads send.
-enum Sent {
-    Woken(Woken),
-    Call(Box<dyn FnOnce() + Send>),
-}
-
-impl From<Sent> for Callback {
-    fn from(sent: Sent) -> Self {
-        match sent {
-            Sent::Woken(woken) => Callback::Woken(woken),
-            Sent::Call(callback) => Callback::Once(callback),
-        }
-    }
-}
-
-enum Timer {
-    Wake(Waker),
-    Handle(Rc<dyn Scheduled>),
-}
-
-impl From<Timer> for Callback {
-    fn from(timer: Timer) -> Self {
-        match timer {
-            Timer::Wake(waker) => Callback::Wake(waker),
-            Timer::Handle(handle) => Callback::Handle(handle),
-        }
-    }
-}
-
-/// Who hears of a descriptor.
-#[derive(Clone)]
-pub(crate) enum FdSource {
-    Wakers(Rc<FdWakers>),
-    Callbacks(Rc<FdCallbacks>),
-    Endpoint(Rc<dyn Endpoint>),
-}
-
-impl Source for FdSource {
-    type Callback = Callback;
-
-    fn ready(self, readiness: Readiness, push: &mut dyn FnMut(Callback)) {
-        match self {
-            FdSource::Wakers(wakers) => {
-                wakers.ready(readiness, |waker| push(Callback::Wake(waker)));
-            }
-            FdSource::Callbacks(callbacks) => {
-                callbacks.ready(readiness, |callback| push(Callback::Handle(callback)));
-            }
-            FdSource::Endpoint(endpoint) => push(Callback::Turn(endpoint, Turn::Ready(readiness))),
-        }
-    }
 }
 
 struct ToInbox(Arc<Inbox<Sent>>);
@@ -684,45 +615,6 @@ struct Aborted(Task<()>);
 impl Drop for Aborted {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-type Erased<'a> = Pin<&'a mut dyn Future<Output = ()>>;
-
-/// A future that a run lends to its task, whoever has that in the end: once it is recalled, the task waits
-/// for ever.
-struct Lent(Rc<Cell<Option<Erased<'static>>>>);
-
-fn lend<'a>(future: Erased<'a>) -> (Lent, Recalled<'a>) {
-    // SAFETY: it is used by `Lent` alone, which takes it out of the place that they share to poll it, and
-    // puts it back. `Recalled` has the true lifetime, and empties the place in the end. It is not leaked:
-    // the one who lends keeps it in a local variable.
-    let future: Erased<'static> = unsafe { std::mem::transmute(future) };
-    let place = Rc::new(Cell::new(Some(future)));
-    (Lent(Rc::clone(&place)), Recalled { place, lent: PhantomData })
-}
-
-impl Future for Lent {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Some(mut future) = self.0.take() else { return Poll::Pending };
-        let polled = future.as_mut().poll(context);
-        if polled.is_pending() {
-            self.0.set(Some(future));
-        }
-        polled
-    }
-}
-
-struct Recalled<'a> {
-    place: Rc<Cell<Option<Erased<'static>>>>,
-    lent: PhantomData<Erased<'a>>,
-}
-
-impl Drop for Recalled<'_> {
-    fn drop(&mut self) {
-        self.place.take();
     }
 }
 
