@@ -346,3 +346,40 @@ fn connections_that_came_and_went_leave_nothing() {
     assert_eq!(Rc::strong_count(&alive), 1);
     assert!(lost.get());
 }
+
+#[test]
+fn a_protocol_whose_destructor_panics_does_not_keep_the_others() {
+    struct Panics;
+    impl Protocol for Panics {}
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("the destructor of a protocol");
+        }
+    }
+
+    let _alone = alone();
+    let before = descriptors();
+    let alive = Rc::new(());
+    let event_loop = new_event_loop();
+    let (runs, held) = (event_loop.clone(), alive.clone());
+    event_loop
+        .run_until_complete(async move {
+            let mut peers = Vec::new();
+            for panics in [false, true, false] {
+                let (ours, peer) = std::os::unix::net::UnixStream::pair()?;
+                peers.push(peer);
+                if panics {
+                    runs.connect_accepted_socket(|| Panics, ours).await?;
+                } else {
+                    let held = Held { transport: None, lost: Rc::default(), _alive: held.clone() };
+                    runs.connect_accepted_socket(|| held, ours).await?;
+                }
+            }
+            io::Result::Ok(())
+        })
+        .unwrap()
+        .unwrap();
+    drop(event_loop);
+    assert_eq!(Rc::strong_count(&alive), 1);
+    assert_eq!(descriptors(), before);
+}

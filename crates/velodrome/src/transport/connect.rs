@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     io,
+    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     rc::Rc,
@@ -16,7 +17,7 @@ use super::{
     server::Serving,
 };
 use crate::{
-    Error, EventLoop, TcpStream, UnixStream, driver,
+    Errno, Error, EventLoop, TcpStream, UnixStream, driver,
     net::{ToAddresses, listen_at, listen_at_path, resolve, set_nodelay},
     protocol::Protocol,
 };
@@ -119,14 +120,7 @@ impl EventLoop {
         to: impl ToAddresses,
     ) -> io::Result<Server> {
         self.check_it_polls()?;
-        let mut addresses = resolve(to).await?;
-        let mut known = Vec::new();
-        addresses.retain(|address| {
-            let is_new = !known.contains(address);
-            known.push(*address);
-            is_new
-        });
-        let sockets = addresses.into_iter().map(listen_at).collect::<io::Result<_>>()?;
+        let sockets = listen_at_all(resolve(to).await?)?;
         Ok(Server(Serving::start(self.inner(), sockets, None, boxed(factory))?))
     }
 
@@ -158,6 +152,32 @@ impl EventLoop {
 
 fn boxed<P: Protocol + 'static>(mut factory: impl FnMut() -> P) -> impl FnMut() -> AnyProtocol {
     move || Rc::new(RefCell::new(factory()))
+}
+
+/// Listens at each address that the host has: a name may stand for others, too, as for `::1` where there
+/// is no IPv6.
+fn listen_at_all(addresses: Vec<SocketAddr>) -> io::Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::new();
+    let mut missing = None;
+    for (at, address) in addresses.iter().enumerate() {
+        if addresses[..at].contains(address) {
+            continue;
+        }
+        match listen_at(*address) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if is_missing(&error) => missing = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(error) if sockets.is_empty() => Err(error),
+        _ => Ok(sockets),
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
 
 /// Closes a connection for which nobody waits any more.

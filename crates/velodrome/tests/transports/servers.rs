@@ -139,6 +139,19 @@ fn a_connection_that_nobody_waits_for_any_more_is_closed() {
 }
 
 #[test]
+fn a_server_whose_address_nobody_has_is_an_error() {
+    run(async {
+        // Of those that are kept for documentation.
+        let refused = the_loop().create_server(echo, "192.0.2.1:0").await;
+        assert_eq!(refused.err().unwrap().kind(), io::ErrorKind::AddrNotAvailable);
+        let first = the_loop().create_server(echo, "127.0.0.1:0").await.unwrap();
+        let refused = the_loop().create_server(echo, first.sockets()[0]).await;
+        assert_eq!(refused.err().unwrap().kind(), io::ErrorKind::AddrInUse);
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_unix_server_replaces_a_socket_that_was_left_and_removes_its_own() {
     let path = env::temp_dir().join(format!("velodrome-transports-{}", process::id()));
     run(async {
