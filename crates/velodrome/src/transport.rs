@@ -1,5 +1,6 @@
 //! asyncio's transports: what a program calls. What the loop does is in `transport/connection.rs`.
 
+mod base;
 mod connect;
 mod connection;
 mod server;
@@ -174,12 +175,12 @@ impl Transport {
     /// protocol was told that the connection is lost.
     pub fn set_protocol(&self, protocol: Rc<RefCell<dyn Protocol>>) {
         self.0.flush_if_deferred();
-        self.0.set_protocol(protocol);
+        self.0.base.set_protocol(protocol);
     }
 
     /// The protocol, until the connection is lost.
     pub fn get_protocol(&self) -> Option<Rc<RefCell<dyn Protocol>>> {
-        self.0.protocol()
+        self.0.base.protocol()
     }
 }
 

@@ -69,9 +69,9 @@ impl EventLoop {
         socket: OwnedFd,
     ) -> io::Result<Connected<P>> {
         let protocol = Rc::new(RefCell::new(factory()));
-        let connection = Connection::start(self.inner(), socket, protocol.clone(), None)?;
+        let connection = Connection::over(self.inner(), socket, protocol.clone(), None)?;
         let mut given_up = GivenUp(Some(connection.clone()));
-        connection.opened.wait().await;
+        connection.base.opened.wait().await;
         given_up.0 = None;
         Ok((Transport(connection), protocol))
     }

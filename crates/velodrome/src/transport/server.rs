@@ -248,7 +248,7 @@ impl Listener {
         let made = catch_unwind(AssertUnwindSafe(|| (factory.borrow_mut())()));
         quietly(|| drop(factory));
         let failed: Box<dyn Any + Send> = match made {
-            Ok(protocol) => match Connection::start(&event_loop, fd, protocol, Some(server)) {
+            Ok(protocol) => match Connection::over(&event_loop, fd, protocol, Some(server)) {
                 Ok(_) => return,
                 Err(error) => Box::new(error.to_string()),
             },
