@@ -15,7 +15,7 @@ pub use rustix::net::{
     SocketType, addr::SocketAddrStorage, recvfrom, sockopt::socket_domain as socket_family,
 };
 use rustix::net::{getsockname, sockopt};
-pub(crate) use tcp::{BACKLOG, listen_at};
+pub(crate) use tcp::{BACKLOG, listen_at, socket_of};
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;
 pub(crate) use unix::listen_at_path;

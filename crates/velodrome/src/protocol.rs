@@ -1,8 +1,8 @@
 //! asyncio's protocols: who is called by a transport.
 
-use std::io;
+use std::{io, net::SocketAddr};
 
-use crate::Transport;
+use crate::{DatagramTransport, Transport};
 
 /// Who hears of a connection, as `asyncio.Protocol`. Each method does nothing until it is implemented.
 ///
@@ -62,5 +62,37 @@ pub trait Protocol {
     fn pause_writing(&mut self) {}
 
     /// No more waits than the low mark: see [`Protocol::pause_writing`].
+    fn resume_writing(&mut self) {}
+}
+
+/// Who hears of datagrams, as `asyncio.DatagramProtocol`. Each method does nothing until it is implemented.
+///
+/// What [`Protocol`] says of borrowing, of panics and of the end holds here, too.
+pub trait DatagramProtocol {
+    /// The socket is there, and this is its transport.
+    fn connection_made(&mut self, transport: DatagramTransport) {
+        let _ = transport;
+    }
+
+    /// A datagram has arrived. There is one in each turn of the loop, at most.
+    fn datagram_received(&mut self, data: &[u8], from: SocketAddr) {
+        let _ = (data, from);
+    }
+
+    /// A datagram could not be sent or received, as when the peer refused one before. Called from within
+    /// `sendto`; but if that was called by the protocol itself, after its method. The transport goes on.
+    fn error_received(&mut self, error: io::Error) {
+        let _ = error;
+    }
+
+    /// The transport was closed or aborted; an error if the loop or the protocol failed.
+    fn connection_lost(&mut self, error: Option<io::Error>) {
+        let _ = error;
+    }
+
+    /// See [`Protocol::pause_writing`].
+    fn pause_writing(&mut self) {}
+
+    /// See [`Protocol::resume_writing`].
     fn resume_writing(&mut self) {}
 }

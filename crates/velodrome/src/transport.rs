@@ -3,11 +3,14 @@
 mod base;
 mod connect;
 mod connection;
+mod datagram;
 mod server;
 
 use std::{cell::RefCell, fmt, net::SocketAddr, rc::Rc};
 
+use base::Based;
 use connection::Connection;
+pub use datagram::DatagramTransport;
 pub use server::Server;
 
 use crate::{life::Phase, protocol::Protocol, stream::HIGH_WATER_BYTES};
@@ -141,10 +144,7 @@ impl Transport {
     ///
     /// If `low` is above `high`.
     pub fn set_write_buffer_limits(&self, high: Option<usize>, low: Option<usize>) {
-        let high =
-            high.unwrap_or_else(|| low.map_or(HIGH_WATER_BYTES, |low| low.saturating_mul(4)));
-        let low = low.unwrap_or(high / 4);
-        assert!(high >= low, "high ({high}) must be >= low ({low}) must be >= 0");
+        let (low, high) = buffer_limits(high, low);
         self.0.stream.flow.set_limits(low, high);
         self.0.flush_if_deferred();
         self.0.pause_protocol_if_full();
@@ -182,6 +182,14 @@ impl Transport {
     pub fn get_protocol(&self) -> Option<Rc<RefCell<dyn Protocol>>> {
         self.0.base.protocol()
     }
+}
+
+/// The marks, low and high, in bytes.
+fn buffer_limits(high: Option<usize>, low: Option<usize>) -> (usize, usize) {
+    let high = high.unwrap_or_else(|| low.map_or(HIGH_WATER_BYTES, |low| low.saturating_mul(4)));
+    let low = low.unwrap_or(high / 4);
+    assert!(high >= low, "high ({high}) must be >= low ({low}) must be >= 0");
+    (low, high)
 }
 
 /// Whether they are of the same connection.

@@ -166,7 +166,7 @@ pub(crate) fn listen_at(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-pub(super) fn socket_of(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+pub(crate) fn socket_of(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let protocol = (kind == SocketType::STREAM).then_some(ipproto::TCP);
     Ok(socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, protocol)?)

@@ -99,6 +99,9 @@ pub(super) trait Based: Endpoint + Sized + 'static {
 
     fn base(&self) -> &Base<Self::Protocol>;
 
+    /// What waits is sent first.
+    fn close(self: &Rc<Self>);
+
     /// An error that ends the connection.
     fn fatal(self: &Rc<Self>, because: io::Error);
 

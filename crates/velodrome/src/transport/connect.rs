@@ -9,17 +9,22 @@ use std::{
     rc::Rc,
 };
 
-use rustix::fs::{FileType, stat, unlink};
+use rustix::{
+    fs::{FileType, stat, unlink},
+    net::{SocketType, bind, connect},
+};
 
 use super::{
-    Server, Transport,
+    DatagramTransport, Server, Transport,
+    base::Based,
     connection::{AnyProtocol, Connection},
+    datagram::Endpoint,
     server::Serving,
 };
 use crate::{
     Errno, Error, EventLoop, TcpStream, UnixStream, driver,
-    net::{ToAddresses, listen_at, listen_at_path, resolve, set_nodelay},
-    protocol::Protocol,
+    net::{ToAddresses, listen_at, listen_at_path, resolve, set_nodelay, socket_of},
+    protocol::{DatagramProtocol, Protocol},
 };
 
 /// A transport, and the protocol that it has.
@@ -70,9 +75,7 @@ impl EventLoop {
     ) -> io::Result<Connected<P>> {
         let protocol = Rc::new(RefCell::new(factory()));
         let connection = Connection::over(self.inner(), socket, protocol.clone(), None)?;
-        let mut given_up = GivenUp(Some(connection.clone()));
-        connection.base.opened.wait().await;
-        given_up.0 = None;
+        wait_until_open(&connection).await;
         Ok((Transport(connection), protocol))
     }
 
@@ -140,6 +143,65 @@ impl EventLoop {
         Ok(Server(Serving::start(self.inner(), sockets, Some(path.into()), boxed(factory))?))
     }
 
+    /// Opens a UDP socket at `local`, or at any port, that sends to and receives from `remote` only if that
+    /// is given, and has `factory` make a protocol for it. One of the two is needed. Done when
+    /// `connection_made` was called. [`resolve`](crate::net::resolve) makes addresses of names.
+    ///
+    /// ```
+    /// use std::{io, net::SocketAddr};
+    /// use velodrome::{DatagramProtocol, DatagramTransport, UdpSocket};
+    ///
+    /// #[derive(Default)]
+    /// struct Echo(Option<DatagramTransport>);
+    ///
+    /// impl DatagramProtocol for Echo {
+    ///     fn connection_made(&mut self, transport: DatagramTransport) {
+    ///         self.0 = Some(transport);
+    ///     }
+    ///
+    ///     fn datagram_received(&mut self, data: &[u8], from: SocketAddr) {
+    ///         self.0.as_ref().expect("it was made").sendto(data, Some(from));
+    ///     }
+    /// }
+    ///
+    /// velodrome::run(async {
+    ///     let event_loop = velodrome::get_running_loop().unwrap();
+    ///     let local = "127.0.0.1:0".parse().ok();
+    ///     let (transport, _) =
+    ///         event_loop.create_datagram_endpoint(Echo::default, local, None).await?;
+    ///     let client = UdpSocket::bind("127.0.0.1:0").await?;
+    ///     client.send_to(b"hello", transport.local_addr().expect("it is open")).await?;
+    ///     let mut answer = [0; 16];
+    ///     let (count, _) = client.recv_from(&mut answer).await?;
+    ///     assert_eq!(&answer[..count], b"hello");
+    ///     transport.close();
+    ///     io::Result::Ok(())
+    /// })??;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn create_datagram_endpoint<P: DatagramProtocol + 'static>(
+        &self,
+        factory: impl FnOnce() -> P,
+        local: Option<SocketAddr>,
+        remote: Option<SocketAddr>,
+    ) -> io::Result<(DatagramTransport, Rc<RefCell<P>>)> {
+        self.check_it_polls()?;
+        let Some(address) = local.or(remote) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "unexpected address family"));
+        };
+        let socket = socket_of(address, SocketType::DGRAM)?;
+        if let Some(local) = local {
+            bind(&socket, &local)?;
+        }
+        if let Some(remote) = remote {
+            connect(&socket, &remote)?;
+        }
+        let protocol = Rc::new(RefCell::new(factory()));
+        let endpoint = Endpoint::over(self.inner(), socket, protocol.clone(), remote)?;
+        wait_until_open(&endpoint).await;
+        Ok((DatagramTransport(endpoint), protocol))
+    }
+
     /// `NoRunningLoop`, unless this is the loop that polls the caller.
     fn check_it_polls(&self) -> io::Result<()> {
         let polling = driver::current().map_err(io::Error::other)?;
@@ -180,13 +242,19 @@ fn is_missing(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
 
-/// Closes a connection for which nobody waits any more.
-struct GivenUp(Option<Rc<Connection>>);
+/// Waits until the protocol knows its transport, which is closed if nobody waits for that any more.
+async fn wait_until_open<T: Based>(transport: &Rc<T>) {
+    let mut given_up = GivenUp(Some(transport.clone()));
+    transport.base().opened.wait().await;
+    given_up.0 = None;
+}
 
-impl Drop for GivenUp {
+struct GivenUp<T: Based>(Option<Rc<T>>);
+
+impl<T: Based> Drop for GivenUp<T> {
     fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            connection.close();
+        if let Some(transport) = self.0.take() {
+            transport.close();
         }
     }
 }

@@ -223,15 +223,6 @@ impl Connection {
 
     // ---- the end -----------------------------------------------------------------------------
 
-    pub fn close(self: &Rc<Self>) {
-        self.flush_if_deferred();
-        match self.stream.close() {
-            Closed::Already => {}
-            Closed::Flushing => self.update_interest(),
-            Closed::Lost => self.lose(None),
-        }
-    }
-
     /// Ends the connection without writing what is buffered.
     pub fn force_close(self: &Rc<Self>, because: Option<io::Error>) {
         if self.stream.abort() {
@@ -282,6 +273,15 @@ impl Based for Connection {
 
     fn base(&self) -> &Base<dyn Protocol> {
         &self.base
+    }
+
+    fn close(self: &Rc<Self>) {
+        self.flush_if_deferred();
+        match self.stream.close() {
+            Closed::Already => {}
+            Closed::Flushing => self.update_interest(),
+            Closed::Lost => self.lose(None),
+        }
     }
 
     #[cold]
