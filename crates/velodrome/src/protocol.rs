@@ -10,10 +10,12 @@ use crate::{DatagramTransport, Transport};
 /// `eof_received` at most once; `connection_lost` once. Only a loop that is closed calls no more, not even
 /// `connection_lost`: it drops the protocol.
 ///
-/// A protocol may call its transport in any way in any method, and so may everybody else. A protocol that a
-/// program shares with its transport must not be borrowed while the loop runs on, as across an `await`: the
-/// loop could not call it, which would be its end. Within a callback it may be, and what
-/// is to be told meanwhile is told afterwards.
+/// A protocol may call its transport in any way in any method, and so may everybody else.
+///
+/// A program that shares a protocol with its transport may borrow it within a callback, or between two
+/// `await`s: what is to be told meanwhile is told afterwards. But if the loop finds it borrowed when something
+/// has arrived, as across an `await`, it cannot call it; that is reported and ends the connection as a panic
+/// does, and `connection_lost` waits until it can be called.
 ///
 /// A panic in a method is told to the loop's exception handler and ends the connection: the next call is
 /// `connection_lost`, with an error that says so. The loop goes on.

@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::{Rc, Weak},
+    time::Duration,
 };
 
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
     panics::{panic_message, quietly},
     sync::Event,
 };
+
+/// How soon it is tried again to call a protocol that somebody has borrowed.
+const BORROWED_RETRY_DELAY: Duration = Duration::from_millis(1);
 
 /// A call of a protocol, by its name.
 type Call<P> = (&'static str, Box<dyn FnOnce(&mut P)>);
@@ -69,6 +73,12 @@ impl<P: ?Sized> Base<P> {
 
     pub fn protocol(&self) -> Option<Rc<RefCell<P>>> {
         self.protocol.borrow().clone()
+    }
+
+    /// Whether nobody has the protocol borrowed.
+    pub fn can_be_called(&self) -> bool {
+        let protocol = self.protocol.borrow();
+        protocol.as_ref().is_none_or(|protocol| protocol.try_borrow_mut().is_ok())
     }
 
     pub fn set_protocol(&self, protocol: Rc<RefCell<P>>) {
@@ -162,10 +172,7 @@ pub(super) trait Based: Endpoint + Sized + 'static {
         method: impl FnOnce(&mut Self::Protocol) + 'static,
     ) {
         let base = self.base();
-        let Some(protocol) = base.protocol() else { return };
-        let can_be_called = protocol.try_borrow_mut().is_ok();
-        drop(protocol);
-        if can_be_called && base.owed.borrow().is_empty() {
+        if base.can_be_called() && base.owed.borrow().is_empty() {
             self.call_once(name, method);
             return;
         }
@@ -221,6 +228,22 @@ pub(super) trait Based: Endpoint + Sized + 'static {
             // Nobody will call any more.
             None => self.let_go(),
         }
+    }
+
+    /// Has `connection_lost` wait for a program that has borrowed the protocol across an `await`. False if
+    /// it need not.
+    fn waits_to_be_lost(self: &Rc<Self>) -> bool {
+        if self.base().can_be_called() {
+            return false;
+        }
+        let Some(event_loop) = self.base().event_loop() else { return false };
+        let (transport, later) = (self.clone(), Rc::downgrade(&event_loop));
+        event_loop.call_after(BORROWED_RETRY_DELAY, move || {
+            if let Some(event_loop) = later.upgrade() {
+                event_loop.queue_turn(transport, Turn::Lost);
+            }
+        });
+        true
     }
 
     /// Closes the descriptor and drops what could be part of a cycle.

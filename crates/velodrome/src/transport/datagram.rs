@@ -267,6 +267,9 @@ impl Endpoint {
     }
 
     fn lost(self: &Rc<Self>) {
+        if self.waits_to_be_lost() {
+            return;
+        }
         let because = self.base.lost_because.take();
         self.call("connection_lost", |protocol| protocol.connection_lost(because));
         self.release();

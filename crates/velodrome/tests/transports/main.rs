@@ -388,3 +388,28 @@ fn a_panic_of_a_protocol_is_told_and_ends_the_connection() {
     assert_eq!(told, ["Fatal error: protocol.connection_lost() call failed.: lost is broken"]);
     assert_eq!(log.last().unwrap(), "lost");
 }
+
+/// As its documentation says: the loop has no way to call it.
+#[test]
+#[allow(clippy::await_holding_refcell_ref)]
+fn a_protocol_that_is_borrowed_across_an_await_loses_its_connection_and_the_loop_goes_on() {
+    let log = Log::default();
+    let event_loop = new_event_loop();
+    let told = told(&event_loop);
+    let recorder = Recorder::logging(&log);
+    event_loop
+        .run_until_complete(async {
+            let (transport, protocol, mut peer) = connected(recorder).await;
+            let borrowed = protocol.borrow_mut();
+            peer.write_all(b"x").unwrap();
+            until(|| transport.is_closing()).await;
+            drop(borrowed);
+            over(&protocol).await;
+        })
+        .unwrap();
+    let message = "Fatal error: protocol.data_received() call failed.";
+    assert_eq!(told.borrow().len(), 1, "{told:?}");
+    assert!(told.borrow()[0].starts_with(message), "{told:?}");
+    assert_eq!(log.borrow().len(), 2, "{log:?}");
+    assert!(log.borrow()[1].starts_with("lost protocol.data_received() panicked"), "{log:?}");
+}
