@@ -353,11 +353,17 @@ fn an_output_that_nobody_waits_for_and_that_panics_does_not_end_the_pool() {
 
     run(async {
         let event_loop = get_running_loop().unwrap();
+        let gate = Arc::new(Mutex::new(()));
+        // None is done before nobody waits for it: its output would be dropped here.
+        let closed = gate.lock().unwrap();
         for _ in 0..100 {
-            let job = event_loop.run_in_executor(|| Bomb);
-            // If the thread was quicker, the output is dropped here.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(job)));
+            let gate = gate.clone();
+            drop(event_loop.run_in_executor(move || {
+                drop(gate.lock());
+                Bomb
+            }));
         }
+        drop(closed);
         event_loop.shutdown_default_executor().await;
         assert_eq!(event_loop.run_in_executor(|| 1).await, 1, "a new pool");
     })
