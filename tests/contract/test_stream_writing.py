@@ -253,6 +253,29 @@ async def test_resume_writing_is_called_once_when_the_buffer_is_low(loop, stream
     assert len(sizes) == 1 and sizes[0] <= 50_000
 
 
+async def test_the_protocol_is_resumed_at_the_low_mark_while_the_rest_still_waits(loop, stream):
+    class Protocol(Recorder):
+        def resume_writing(self):
+            sizes.append(self.transport.get_write_buffer_size())
+            super().resume_writing()
+
+    sizes = []
+    transport, protocol, peer = await stream(Protocol(), receive_buffer=SMALL_BUFFER)
+    # Far more than the kernel's buffers take at once, so that it goes out in many pieces.
+    high, low = 32 << 20, 31 << 20
+    transport.set_write_buffer_limits(high=high, low=low)
+    written = fill(transport) + bytes(high)
+    transport.write(bytes(high))
+    assert protocol.calls.count("pause_writing") == 1
+    received = bytearray()
+    while not sizes:
+        received += await receive_exactly(loop, peer, 1 << 16)
+    assert 0 < sizes[0] <= low
+    received += await receive_exactly(loop, peer, len(written) - len(received))
+    assert received == written
+    assert protocol.calls.count("pause_writing") == protocol.calls.count("resume_writing") == 1
+
+
 async def test_a_limit_of_zero_pauses_on_anything_held_and_resumes_when_empty(loop, stream):
     transport, protocol, peer = await stream(Recorder(), receive_buffer=SMALL_BUFFER)
     transport.set_write_buffer_limits(high=0)

@@ -126,7 +126,9 @@ impl StreamTransport {
         };
         if flushed == Flushed::Blocked {
             Self::update_interest(slf)?;
-            return Self::pause_protocol_if_full(slf);
+            Self::pause_protocol_if_full(slf)?;
+            let (flow, unsent_bytes) = (&inner.stream.flow, inner.stream.unsent_bytes());
+            return inner.base.resume_protocol_if_low(slf.as_any(), flow, unsent_bytes);
         }
         Self::drained(slf)
     }
