@@ -30,7 +30,7 @@ use crate::{
     error::{Errno, Error},
     events::{self, Running},
     executor::{Executor, Remote},
-    handle::{Handle, TimerHandle},
+    handle::{Handle, ThreadsafeHandle, TimerHandle},
     inbox::Inbox,
     panics::{panic_message, quietly},
     poller::Interest,
@@ -146,6 +146,7 @@ impl Host<Closures> for Inner {
             Callback::Once(callback) => callback(),
             Callback::Woken(woken) => woken.resume(),
             Callback::Turn(endpoint, turn) => endpoint.take_turn(turn),
+            Callback::Sent(callback) => callback.run(),
         }));
         if let Err(exception) = called {
             self.callback_panicked(exception);
@@ -590,11 +591,10 @@ impl std::fmt::Debug for EventLoop {
 ///
 /// ```
 /// # velodrome::run(async {
-/// let event_loop = velodrome::get_running_loop()?;
-/// let handle = event_loop.handle();
-/// let event = std::rc::Rc::new(velodrome::Event::new());
-/// # let _ = event;
-/// std::thread::spawn(move || handle.call_soon_threadsafe(|| println!("in the loop's thread")));
+/// let handle = velodrome::get_running_loop()?.handle();
+/// std::thread::spawn(move || {
+///     handle.call_soon_threadsafe(|| println!("in the loop's thread")).expect("it is not closed");
+/// });
 /// # Ok::<(), velodrome::Error>(())
 /// # }).unwrap().unwrap();
 /// ```
@@ -602,10 +602,17 @@ impl std::fmt::Debug for EventLoop {
 pub struct LoopHandle(Arc<Inbox<Sent>>);
 
 impl LoopHandle {
-    /// Calls `callback` in the loop's thread, soon; in the order of the calls. False if the loop is closed,
-    /// which drops it.
-    pub fn call_soon_threadsafe(&self, callback: impl FnOnce() + Send + 'static) -> bool {
-        self.0.push(Sent::Call(Box::new(callback))).is_ok()
+    /// Calls `callback` in the loop's thread, soon; in the order of the calls. [`Error::Closed`] if the loop is
+    /// closed, which drops it.
+    pub fn call_soon_threadsafe(
+        &self,
+        callback: impl FnOnce() + Send + 'static,
+    ) -> Result<ThreadsafeHandle, Error> {
+        let (handle, sent) = ThreadsafeHandle::new(callback);
+        match self.0.push(Sent::Call(sent)) {
+            Ok(_) => Ok(handle),
+            Err(_) => Err(Error::Closed),
+        }
     }
 }
 

@@ -1,9 +1,13 @@
-//! What `call_soon` and `call_later` return: callbacks that can be cancelled.
+//! What `call_soon`, `call_later` and `call_soon_threadsafe` return: callbacks that can be cancelled.
 
 use std::{
     cell::Cell,
     fmt,
     rc::{Rc, Weak},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -110,5 +114,99 @@ impl fmt::Debug for TimerHandle {
             .field("when", &self.when)
             .field("cancelled", &self.cancelled())
             .finish()
+    }
+}
+
+/// A callback on its way to a loop, for any thread. Dropping it changes nothing.
+///
+/// ```
+/// # velodrome::run(async {
+/// let loop_handle = velodrome::get_running_loop()?.handle();
+/// let handle = loop_handle.call_soon_threadsafe(|| unreachable!())?;
+/// let other = handle.clone();
+/// std::thread::spawn(move || other.cancel()).join().unwrap();
+/// assert!(handle.cancelled());
+/// velodrome::sleep(std::time::Duration::ZERO).await;
+/// # Ok::<(), velodrome::Error>(())
+/// # }).unwrap().unwrap();
+/// ```
+#[derive(Clone)]
+pub struct ThreadsafeHandle(Arc<dyn Sendable>);
+
+/// A callback that threads share.
+trait Sendable: Send + Sync {
+    /// Calls it, unless it was called or dropped.
+    fn run(&self);
+    /// Drops it, in this thread, unless it was called.
+    fn discard(&self);
+    fn is_cancelled(&self) -> &AtomicBool;
+}
+
+struct SharedCall<F> {
+    callback: Mutex<Option<F>>,
+    is_cancelled: AtomicBool,
+}
+
+impl<F> SharedCall<F> {
+    /// Whoever takes it has it alone, and neither calls nor drops it under the lock.
+    fn take(&self) -> Option<F> {
+        self.callback.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl<F: FnOnce() + Send> Sendable for SharedCall<F> {
+    fn run(&self) {
+        if let Some(callback) = self.take() {
+            callback();
+        }
+    }
+
+    fn discard(&self) {
+        drop(self.take());
+    }
+
+    fn is_cancelled(&self) -> &AtomicBool {
+        &self.is_cancelled
+    }
+}
+
+/// The loop's end of a [`ThreadsafeHandle`]. Dropped in a queue, it drops the callback, whoever has handles.
+pub(crate) struct SentCall(Arc<dyn Sendable>);
+
+impl SentCall {
+    pub fn run(self) {
+        self.0.run();
+    }
+}
+
+impl Drop for SentCall {
+    fn drop(&mut self) {
+        self.0.discard();
+    }
+}
+
+impl ThreadsafeHandle {
+    pub(crate) fn new(callback: impl FnOnce() + Send + 'static) -> (Self, SentCall) {
+        let call = SharedCall { callback: Mutex::new(Some(callback)), is_cancelled: false.into() };
+        let call: Arc<dyn Sendable> = Arc::new(call);
+        (ThreadsafeHandle(Arc::clone(&call)), SentCall(call))
+    }
+
+    /// The callback will not be called, unless the loop calls it just now; it is dropped at once, in this thread.
+    /// Nothing if it was called.
+    pub fn cancel(&self) {
+        self.0.is_cancelled().store(true, Relaxed);
+        self.0.discard();
+    }
+
+    /// Whether [`ThreadsafeHandle::cancel`] was called.
+    pub fn cancelled(&self) -> bool {
+        self.0.is_cancelled().load(Relaxed)
+    }
+}
+
+impl fmt::Debug for ThreadsafeHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ThreadsafeHandle").field("cancelled", &self.cancelled()).finish()
     }
 }

@@ -32,7 +32,7 @@
 //! # Ok::<(), velodrome::Error>(())
 //! ```
 //!
-//! Everything but [`Inbox`] and [`LoopHandle`] belongs to one thread. Nothing is borrowed while a callback runs, so
+//! Everything but [`Inbox`], [`LoopHandle`] and [`ThreadsafeHandle`] belongs to one thread. Nothing is borrowed while a callback runs, so
 //! a callback may call back into the loop in any way.
 
 #![deny(unsafe_code)]
@@ -91,7 +91,7 @@ pub use events::{
     set_event_loop_policy,
 };
 pub use gather::{Gather, GatherAll, gather};
-pub use handle::{Handle, TimerHandle};
+pub use handle::{Handle, ThreadsafeHandle, TimerHandle};
 pub use inbox::Inbox;
 pub use net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 pub use panics::panic_message;

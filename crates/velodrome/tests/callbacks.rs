@@ -6,12 +6,15 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
-use velodrome::{EventLoop, ExceptionContext, new_event_loop, panic_message, sleep};
+use velodrome::{
+    EventLoop, ExceptionContext, ThreadsafeHandle, new_event_loop, panic_message, sleep,
+};
 
 type Trace = Rc<RefCell<Vec<String>>>;
 
@@ -127,9 +130,11 @@ fn calls_from_threads_arrive_each_in_its_order_and_wake_a_loop_that_sleeps() {
             thread::spawn(move || {
                 for number in 0..CALLS {
                     let arrived = arrived.clone();
-                    assert!(handle.call_soon_threadsafe(move || {
-                        assert_eq!(arrived[sender].fetch_add(1, Relaxed), number);
-                    }));
+                    handle
+                        .call_soon_threadsafe(move || {
+                            assert_eq!(arrived[sender].fetch_add(1, Relaxed), number);
+                        })
+                        .unwrap();
                 }
             })
         })
@@ -150,9 +155,92 @@ fn a_call_from_a_thread_stops_a_loop_that_sleeps_for_ever() {
     let stopper = event_loop.handle();
     thread::spawn(move || {
         thread::sleep(Duration::from_millis(10));
-        stopper.call_soon_threadsafe(|| velodrome::get_running_loop().unwrap().stop());
+        let stop = || velodrome::get_running_loop().unwrap().stop();
+        stopper.call_soon_threadsafe(stop).unwrap();
     });
     event_loop.run_forever().unwrap();
+}
+
+#[test]
+fn a_call_from_a_thread_is_cancelled_in_any_thread_and_dropped_there() {
+    struct DropsIn(mpsc::Sender<thread::ThreadId>);
+    impl Drop for DropsIn {
+        fn drop(&mut self) {
+            self.0.send(thread::current().id()).unwrap();
+        }
+    }
+
+    let event_loop = new_event_loop();
+    let (dropped, dropped_in) = mpsc::channel();
+    let given = DropsIn(dropped);
+    let handle = event_loop
+        .handle()
+        .call_soon_threadsafe(move || {
+            let _given = given;
+            unreachable!()
+        })
+        .unwrap();
+    let other = handle.clone();
+    let canceller = thread::spawn(move || {
+        assert!(!other.cancelled());
+        other.cancel();
+        thread::current().id()
+    });
+    assert_eq!(canceller.join().unwrap(), dropped_in.try_recv().unwrap());
+    assert!(handle.cancelled());
+    run_for(&event_loop, Duration::ZERO);
+}
+
+#[test]
+fn a_call_that_cancels_itself_is_called() {
+    let event_loop = new_event_loop();
+    let (give, given) = mpsc::channel::<ThreadsafeHandle>();
+    let (done, is_done) = mpsc::channel();
+    let handle = event_loop
+        .handle()
+        .call_soon_threadsafe(move || {
+            given.recv().unwrap().cancel();
+            done.send(()).unwrap();
+        })
+        .unwrap();
+    give.send(handle.clone()).unwrap();
+    run_for(&event_loop, Duration::ZERO);
+    is_done.try_recv().unwrap();
+    assert!(handle.cancelled());
+}
+
+#[test]
+fn a_handle_does_not_keep_what_a_closed_loop_has_not_called() {
+    let event_loop = new_event_loop();
+    let value = Arc::new(());
+    let given = value.clone();
+    let handle = event_loop.handle().call_soon_threadsafe(move || drop(given)).unwrap();
+    event_loop.close().unwrap();
+    assert_eq!(Arc::strong_count(&value), 1);
+    assert!(!handle.cancelled());
+}
+
+#[test]
+fn calls_that_are_cancelled_while_the_loop_runs_leave_nothing() {
+    const CALLS: u32 = 2000;
+    let event_loop = new_event_loop();
+    let called = Arc::new(AtomicU32::new(0));
+    let (loop_handle, count) = (event_loop.handle(), called.clone());
+    let sender = thread::spawn(move || {
+        for _ in 0..CALLS {
+            let count = count.clone();
+            let call = move || {
+                count.fetch_add(1, Relaxed);
+            };
+            loop_handle.call_soon_threadsafe(call).unwrap().cancel();
+        }
+        let stop = || velodrome::get_running_loop().unwrap().stop();
+        loop_handle.call_soon_threadsafe(stop).unwrap();
+    });
+    event_loop.run_forever().unwrap();
+    sender.join().unwrap();
+    assert!(called.load(Relaxed) <= CALLS);
+    assert_eq!(Arc::strong_count(&called), 1);
 }
 
 #[test]

@@ -212,7 +212,8 @@ fn a_closed_loop_refuses_to_run_and_drops_what_it_is_given() {
     let mut task = event_loop.create_task(async move { drop(c) });
     assert!(task.result().unwrap().unwrap_err().is_cancelled());
     assert_eq!(Rc::strong_count(&given), 1);
-    assert!(!event_loop.handle().call_soon_threadsafe(|| unreachable!()));
+    let refused = event_loop.handle().call_soon_threadsafe(|| unreachable!());
+    assert!(matches!(refused, Err(Error::Closed)));
 }
 
 #[test]
@@ -223,7 +224,7 @@ fn a_handle_of_another_thread_outlives_the_loop() {
     let value = Arc::new(());
     let given = value.clone();
     let taken = thread::spawn(move || handle.call_soon_threadsafe(move || drop(given)));
-    assert!(!taken.join().unwrap());
+    assert!(matches!(taken.join().unwrap(), Err(Error::Closed)));
     assert_eq!(Arc::strong_count(&value), 1);
 }
 

@@ -6,7 +6,7 @@ use crate::{
     async_fd::FdWakers,
     endpoint::{Endpoint, Turn},
     engine::{Kind, Source},
-    handle::Scheduled,
+    handle::{Scheduled, SentCall},
     poller::Readiness,
     readers::FdCallbacks,
     task::{Step, Woken},
@@ -28,20 +28,21 @@ pub(crate) enum Callback {
     Handle(Rc<dyn Scheduled>),
     Once(Box<dyn FnOnce()>),
     Woken(Woken),
+    Sent(SentCall),
     Turn(Rc<dyn Endpoint>, Turn),
 }
 
 /// What other threads send.
 pub(super) enum Sent {
     Woken(Woken),
-    Call(Box<dyn FnOnce() + Send>),
+    Call(SentCall),
 }
 
 impl From<Sent> for Callback {
     fn from(sent: Sent) -> Self {
         match sent {
             Sent::Woken(woken) => Callback::Woken(woken),
-            Sent::Call(callback) => Callback::Once(callback),
+            Sent::Call(callback) => Callback::Sent(callback),
         }
     }
 }
