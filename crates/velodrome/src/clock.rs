@@ -10,7 +10,8 @@ pub enum Clock {
     /// `CLOCK_MONOTONIC`: the clock of Python's `time.monotonic()`.
     #[default]
     Monotonic,
-    /// Stands still until it is turned by [`Clock::advance`].
+    /// Stands still until it is turned by [`Clock::advance`], or by a loop that would sleep: instead, it turns the
+    /// clock to its next timer.
     Manual(Cell<u64>),
 }
 
@@ -24,6 +25,11 @@ impl Clock {
             }
             Clock::Manual(now) => now.get(),
         }
+    }
+
+    #[inline]
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self, Clock::Manual(_))
     }
 
     /// Moves a manual clock forward; a real one cannot be turned, so this does nothing to it.

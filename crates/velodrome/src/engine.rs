@@ -235,6 +235,10 @@ impl<K: Kind> Engine<K> {
                 timeout_ns = self.poll_timeout_ns();
             }
         }
+        let turns_clock = self.clock.is_manual() && timeout_ns.is_some_and(|wait_ns| wait_ns > 0);
+        if turns_clock {
+            timeout_ns = Some(0);
+        }
         let signals = match self.reactor.opened() {
             Some(opened) => {
                 let waited = self.wait(host, &opened, timeout_ns);
@@ -243,9 +247,21 @@ impl<K: Kind> Engine<K> {
             // Nothing was ever watched, and there is no need to sleep.
             None => Vec::new(),
         };
+        if turns_clock && signals.is_empty() && self.ready.borrow().is_empty() {
+            self.turn_clock();
+        }
         self.ticks_without_poll.set(0);
         self.last_poll_ns.set(self.clock.now_ns());
         host.polled(&signals)
+    }
+
+    /// In place of a sleep until the next timer.
+    #[cold]
+    fn turn_clock(&self) {
+        let deadline_ns = self.timers.borrow_mut().next_deadline_ns();
+        if let Some(deadline_ns) = deadline_ns {
+            self.clock.advance(deadline_ns.saturating_sub(self.now_ns()));
+        }
     }
 
     /// Queues what the poller, and other threads meanwhile, have to tell. Returns the signals.

@@ -23,6 +23,7 @@ use kind::{Callback, Closures, Sent, Timer};
 use lent::lend;
 
 use crate::{
+    Clock,
     async_fd::FdWakers,
     driver::{self, Driver},
     endpoint::{Endpoint, Endpoints, Turn},
@@ -328,7 +329,23 @@ impl EventLoop {
     ///
     /// It opens no descriptors until it has to sleep.
     pub fn new() -> Self {
-        let engine = Engine::new();
+        Self::with_clock(Clock::default())
+    }
+
+    /// A loop whose timers follow `clock`: a manual one makes programs that sleep quick to test, and the same
+    /// in each run. Time does not go on while they wait for other threads or processes.
+    ///
+    /// ```
+    /// use std::{cell::Cell, time::Duration};
+    /// use velodrome::{Clock, EventLoop, sleep};
+    ///
+    /// let event_loop = EventLoop::with_clock(Clock::Manual(Cell::new(0)));
+    /// event_loop.run_until_complete(sleep(Duration::from_secs(3600)))?;
+    /// assert_eq!(event_loop.time(), Duration::from_secs(3600));
+    /// # Ok::<(), velodrome::Error>(())
+    /// ```
+    pub fn with_clock(clock: Clock) -> Self {
+        let engine = Engine::with_clock(clock);
         let executor = Executor::new(ToInbox(Arc::clone(engine.inbox())));
         let inner = Rc::new(Inner {
             engine,

@@ -229,6 +229,27 @@ fn timers_fire_when_the_clock_has_come_to_them_and_not_before() {
 }
 
 #[test]
+fn a_manual_clock_is_turned_to_the_next_timer_once_nothing_is_ready() {
+    let hour_ns = 3_600_000_000_000;
+    let program = Program::new(Clock::Manual(Cell::new(0)));
+    let (reader, mut writer) = UnixStream::pair().unwrap();
+    writer.write_all(b"x").unwrap();
+    let fd = reader.as_raw_fd();
+    program.engine.reactor().register(fd, Named("socket"), Interest::READ).unwrap();
+    program.at(hour_ns, |program| program.note(program.engine.now_ns().to_string()));
+    program.at(hour_ns + 1, |program| program.engine.stop());
+    program.soon(move |program| {
+        program.soon(move |program| {
+            program.note(program.engine.now_ns().to_string());
+            assert!(program.engine.reactor().deregister(fd).is_some());
+        });
+    });
+    program.run().unwrap();
+    assert_eq!(program.trace(), ["socket readable", "0", &hour_ns.to_string()]);
+    assert_eq!(program.engine.now_ns(), hour_ns + 1);
+}
+
+#[test]
 fn a_sleep_ends_at_its_time_and_not_early() {
     let program = Program::new(Clock::default());
     let start = Instant::now();
