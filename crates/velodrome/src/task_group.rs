@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     fmt,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -79,6 +80,8 @@ pub struct TaskGroup(Rc<State>);
 #[derive(Default)]
 struct State {
     tasks: RefCell<Slab<TaskHandle>>,
+    /// What tasks panicked with, by their numbers, until their callbacks are called.
+    panics: RefCell<BTreeMap<u64, Box<dyn Any + Send>>>,
     failures: RefCell<Vec<Failure>>,
     has_failed: Cell<bool>,
     /// Its future was dropped, or is ready.
@@ -96,9 +99,14 @@ impl TaskGroup {
         }
         let place = self.0.tasks.borrow_mut().insert(task.handle());
         let state = Rc::clone(&self.0);
+        let id = task.handle().id();
         task.add_done_callback(move || {
             let done = state.tasks.borrow_mut().remove(place);
             drop(done);
+            let panic = state.panics.borrow_mut().remove(&id);
+            if let Some(panic) = panic {
+                state.fail(Failure::Panic(panic));
+            }
             if state.tasks.borrow().is_empty() {
                 state.wake();
             }
@@ -163,10 +171,13 @@ impl<F: Future> Future for Guarded<F> {
             Ok(polled) => polled,
             Err(panic) => {
                 let text = panic_message(panic.as_ref()).to_owned();
+                // The others go on until the callbacks of this one are called, as in asyncio.
                 if let Some(task) = current_task() {
                     task.keep_silent();
+                    this.state.panics.borrow_mut().insert(task.id(), panic);
+                } else {
+                    this.state.fail(Failure::Panic(panic));
                 }
-                this.state.fail(Failure::Panic(panic));
                 resume_unwind(Box::new(text))
             }
         }

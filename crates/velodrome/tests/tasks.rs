@@ -90,6 +90,30 @@ fn a_task_that_is_cancelled_while_it_waits_drops_its_future_in_the_next_turn() {
 }
 
 #[test]
+fn a_cancelled_task_ends_before_the_task_that_it_awaits() {
+    run(async {
+        let trace = Trace::default();
+        let (outer, inner) = (Noted(trace.clone(), "outer"), Noted(trace.clone(), "inner"));
+        let task = create_task(async move {
+            let _outer = outer;
+            let awaited = create_task(async move {
+                let _inner = inner;
+                pending::<()>().await;
+            });
+            awaited.await.unwrap();
+        });
+        turn().await;
+        turn().await;
+        task.cancel();
+        turn().await;
+        assert_eq!(*trace.borrow(), ["outer"]);
+        turn().await;
+        assert_eq!(*trace.borrow(), ["outer", "inner"]);
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_task_that_cancels_itself_ends_at_its_next_wait() {
     run(async {
         let reached = Rc::new(Cell::new(0));

@@ -12,7 +12,7 @@ use std::{
 };
 
 use velodrome::{
-    EventLoop, ExceptionContext, TaskError, TimedOut, all_tasks, create_task, gather,
+    Clock, EventLoop, ExceptionContext, TaskError, TimedOut, all_tasks, create_task, gather,
     get_running_loop, new_event_loop, run, sleep, task_group, timeout,
 };
 
@@ -233,8 +233,8 @@ fn a_panic_in_a_group_cancels_the_others_and_the_body() {
         })
         .await;
         let error = outcome.unwrap_err();
-        assert_eq!(error.to_string(), "unhandled errors in a task group; one");
-        assert_eq!(error.failures.len(), 1, "the other one had not begun");
+        assert_eq!(error.to_string(), "unhandled errors in a task group; one; two");
+        assert_eq!(error.failures.len(), 2, "as in asyncio, the other one had begun");
         assert_eq!(count.get(), 0);
     })
     .unwrap();
@@ -368,6 +368,16 @@ fn an_output_that_nobody_waits_for_and_that_panics_does_not_end_the_pool() {
         assert_eq!(event_loop.run_in_executor(|| 1).await, 1, "a new pool");
     })
     .unwrap();
+}
+
+#[test]
+fn a_future_that_is_ready_at_its_time_is_not_timed_out() {
+    let event_loop = EventLoop::with_clock(Clock::Manual(Cell::new(0)));
+    let second = Duration::from_secs(1);
+    let both =
+        async { (timeout(second, sleep(second)).await, timeout(second, sleep(2 * second)).await) };
+    assert_eq!(event_loop.run_until_complete(both).unwrap(), (Ok(()), Err(TimedOut)));
+    assert_eq!(event_loop.time(), 2 * second);
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl<T> Lock<T> {
         if self.waiters.is_empty() {
             self.is_locked.set(false);
         } else {
-            self.waiters.call_first();
+            self.waiters.call_oldest();
         }
     }
 }

@@ -18,17 +18,19 @@ use super::waiters::{Turn, Waiters};
 pub struct Semaphore {
     free: Cell<usize>,
     waiters: Waiters,
+    /// How many have got a permit in their absence, and go first once they come.
+    called: Cell<usize>,
 }
 
 impl Semaphore {
     /// A semaphore with so many permits.
     pub fn new(permits: usize) -> Self {
-        Semaphore { free: Cell::new(permits), waiters: Waiters::default() }
+        Semaphore { free: Cell::new(permits), waiters: Waiters::default(), called: Cell::new(0) }
     }
 
     /// Whether who comes now has to wait.
     pub fn locked(&self) -> bool {
-        self.free.get() == 0 || !self.waiters.is_empty()
+        self.free.get() == 0 || self.called.get() > 0 || !self.waiters.is_empty()
     }
 
     /// Waits for a permit, behind those who waited before. It is released when the result is dropped.
@@ -37,8 +39,17 @@ impl Semaphore {
             Some(permit) => permit,
             None => {
                 // Who releases hands its permit over: it is never free in between.
-                Turn::come(&self.waiters, || self.release()).await;
-                Permit { semaphore: self }
+                let has_come = || self.called.set(self.called.get() - 1);
+                Turn::come(&self.waiters, || {
+                    has_come();
+                    self.release();
+                })
+                .await;
+                has_come();
+                let permit = Permit { semaphore: self };
+                // Those who waited only because this one was to go first.
+                while self.free.get() > 0 && self.call_first() {}
+                permit
             }
         }
     }
@@ -54,11 +65,22 @@ impl Semaphore {
 
     /// Adds a permit, which goes to the first that waits.
     pub fn release(&self) {
-        if self.waiters.is_empty() {
-            self.free.set(self.free.get() + 1);
-        } else {
-            self.waiters.call_first();
+        self.free.set(self.free.get() + 1);
+        self.call_first();
+    }
+
+    /// Hands a free permit over. False if nobody waits.
+    fn call_first(&self) -> bool {
+        let (free, called) = (self.free.get(), self.called.get());
+        // Before the waker, which may be foreign code.
+        self.free.set(free - 1);
+        self.called.set(called + 1);
+        let is_called = self.waiters.call_first();
+        if !is_called {
+            self.free.set(free);
+            self.called.set(called);
         }
+        is_called
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use crate::task::raw::wakes_cancelled;
+
 #[derive(Default)]
 pub(super) struct Waiters(RefCell<VecDeque<Rc<Place>>>);
 
@@ -26,6 +28,14 @@ impl Place {
             waker.wake();
         }
     }
+
+    /// Whether its task was cancelled, and has had no step since: as in asyncio, it no longer waits.
+    fn is_given_up(&self) -> bool {
+        let waker = self.waker.take();
+        let is_given_up = waker.as_ref().is_some_and(wakes_cancelled);
+        self.waker.set(waker);
+        is_given_up
+    }
 }
 
 impl Waiters {
@@ -36,14 +46,28 @@ impl Waiters {
         Wait { waiters: self, place }
     }
 
+    /// Whether nobody waits, or only those who have given up.
     pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.0.borrow().iter().all(|place| place.is_given_up())
     }
 
-    pub fn call_first(&self) {
-        let first = self.0.borrow_mut().pop_front();
-        if let Some(place) = first {
+    /// Calls the first, even if it has given up: it is to pass its turn on, when it ends.
+    pub fn call_oldest(&self) {
+        let oldest = self.0.borrow_mut().pop_front();
+        if let Some(place) = oldest {
             place.call();
+        }
+    }
+
+    /// Calls the first that has not given up. False if nobody waits.
+    pub fn call_first(&self) -> bool {
+        loop {
+            let first = self.0.borrow_mut().pop_front();
+            let Some(place) = first else { return false };
+            if !place.is_given_up() {
+                place.call();
+                return true;
+            }
         }
     }
 

@@ -623,6 +623,17 @@ impl Drop for CountedWaker {
     }
 }
 
+/// Whether it wakes a task of this thread that was cancelled: its next step drops the future.
+pub(crate) fn wakes_cancelled(waker: &Waker) -> bool {
+    if !std::ptr::eq(waker.vtable(), &raw const WAKER) {
+        return false;
+    }
+    // SAFETY: with this table, `data` is from `CountedWaker::into_raw`, or lent by `Step::run`. The waker stays.
+    let waker = ManuallyDrop::new(unsafe { CountedWaker::from_raw(waker.data()) });
+    let header = waker.header();
+    header.shared.is_here() && header.state.get() & CANCELLED != 0
+}
+
 static WAKER: RawWakerVTable = RawWakerVTable::new(clone_waker, wake, wake_by_ref, drop_waker);
 
 /// # Safety
