@@ -34,12 +34,18 @@ macro_rules! async_read {
 /// Makes a type around such a one writable. Nothing is kept back, so that there is nothing to flush.
 macro_rules! async_write {
     ($type:ty) => {
-        crate::io_traits::async_write!($type, futures_io::AsyncWrite, poll_close);
+        crate::io_traits::async_write!($type, futures_io::AsyncWrite, poll_close, {});
         #[cfg(feature = "tokio")]
-        crate::io_traits::async_write!($type, tokio::io::AsyncWrite, poll_shutdown);
+        crate::io_traits::async_write!($type, tokio::io::AsyncWrite, poll_shutdown, {
+            fn is_write_vectored(&self) -> bool {
+                true
+            }
+        });
     };
-    ($type:ty, $trait:path, $end:ident) => {
+    ($type:ty, $trait:path, $end:ident, { $($more:tt)* }) => {
         impl $trait for $type {
+            $($more)*
+
             fn poll_write(
                 self: std::pin::Pin<&mut Self>,
                 context: &mut std::task::Context<'_>,
