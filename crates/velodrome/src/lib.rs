@@ -100,7 +100,10 @@ pub use poller::{Interest, Readiness};
 pub use protocol::{DatagramProtocol, Protocol};
 pub use rustix::process::Signal;
 pub use signals::{Signals, signal};
-pub use sync::{Event, Lock, LockGuard, Permit, Queue, QueueEmpty, QueueFull, Semaphore};
+pub use sync::{
+    BoundedSemaphore, Condition, ConditionGuard, Event, Lock, LockGuard, Permit, Queue, QueueEmpty,
+    QueueFull, Semaphore,
+};
 pub use task::{ExceptionContext, Step, Task, TaskError, TaskHandle, Woken};
 pub use task_group::{Failure, TaskGroup, TaskGroupError, task_group};
 pub use time::{Sleep, TimedOut, sleep, timeout};

@@ -45,10 +45,10 @@ class Script:
         self.programs = [program.split() for program in line.split(";")]
         self.trace = []
         self.tasks = {}
-        self.waits_for_tasks = set()
+        self.not_to_cancel = set()
         self.is_over = False
         self.event, self.lock, self.queue = asyncio.Event(), asyncio.Lock(), asyncio.Queue(2)
-        self.semaphore = asyncio.Semaphore(2)
+        self.semaphore, self.condition = asyncio.Semaphore(2), asyncio.Condition()
         self.streams, self.watched = [self.pairs() for _ in self.programs], [self.pairs() for _ in self.programs]
         self.readers = set()
 
@@ -165,9 +165,9 @@ class Script:
                 except TimeoutError:
                     self.note(f"{number}.{at}late")
             case "a" | "G" | "T":
-                self.waits_for_tasks.add(number)
+                self.not_to_cancel.add(number)
                 await self.wait_for_tasks(f"{number}.{at}", op, argument)
-                self.waits_for_tasks.discard(number)
+                self.not_to_cancel.discard(number)
             case "S":
                 loop.stop()
             case "w":
@@ -180,7 +180,7 @@ class Script:
             case "s":
                 self.spawn(argument)
             case "x" if argument in self.tasks and argument != number:
-                if argument not in self.waits_for_tasks:
+                if argument not in self.not_to_cancel:
                     self.tasks[argument].cancel()
             case "e":
                 await self.event.wait()
@@ -192,6 +192,16 @@ class Script:
                     self.note(f"{number}.{at}locked")
                     for _ in range(argument):
                         await asyncio.sleep(0)
+            case "C":
+                self.not_to_cancel.add(number)
+                async with self.condition:
+                    self.note(f"{number}.{at}waits")
+                    await self.condition.wait()
+                    self.note(f"{number}.{at}notified")
+                    self.not_to_cancel.discard(number)
+            case "N":
+                async with self.condition:
+                    self.condition.notify(argument)
             case "m":
                 async with self.semaphore:
                     self.note(f"{number}.{at}permitted")

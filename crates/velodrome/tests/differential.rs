@@ -15,8 +15,8 @@ use std::{
 };
 
 use velodrome::{
-    Async, Clock, Event, EventLoop, Lock, Queue, Semaphore, TaskHandle, create_task, gather, sleep,
-    task_group, timeout,
+    Async, Clock, Condition, Event, EventLoop, Lock, Queue, Semaphore, TaskHandle, create_task,
+    gather, sleep, task_group, timeout,
 };
 
 const SCRIPTS: u64 = 400;
@@ -28,11 +28,12 @@ struct Script {
     programs: Vec<Vec<String>>,
     trace: RefCell<Vec<String>>,
     tasks: RefCell<BTreeMap<usize, TaskHandle>>,
-    waits_for_tasks: RefCell<BTreeSet<usize>>,
+    not_to_cancel: RefCell<BTreeSet<usize>>,
     is_over: Cell<bool>,
     event: Event,
     lock: Lock,
     semaphore: Semaphore,
+    condition: Condition,
     queue: Queue<usize>,
     streams: RefCell<Vec<(Rc<Async<UnixStream>>, UnixStream)>>,
     watched: Vec<(UnixStream, UnixStream)>,
@@ -205,9 +206,9 @@ impl Script {
                 self.note(format!("{name}{how}"));
             }
             op @ ("a" | "G" | "T") => {
-                self.waits_for_tasks.borrow_mut().insert(number);
+                self.not_to_cancel.borrow_mut().insert(number);
                 self.wait_for_tasks(&name, op, argument).await;
-                self.waits_for_tasks.borrow_mut().remove(&number);
+                self.not_to_cancel.borrow_mut().remove(&number);
             }
             "S" => event_loop.stop(),
             "w" => {
@@ -225,7 +226,7 @@ impl Script {
                 self.note(format!("{name}read{count}"));
             }
             "s" => self.spawn(other),
-            "x" if other != number && !self.waits_for_tasks.borrow().contains(&other) => {
+            "x" if other != number && !self.not_to_cancel.borrow().contains(&other) => {
                 let task = self.tasks.borrow().get(&other).cloned();
                 if let Some(task) = task {
                     task.cancel();
@@ -243,6 +244,15 @@ impl Script {
                     sleep(Duration::ZERO).await;
                 }
             }
+            "C" => {
+                self.not_to_cancel.borrow_mut().insert(number);
+                let guard = self.condition.acquire().await;
+                self.note(format!("{name}waits"));
+                let _guard = guard.wait().await;
+                self.note(format!("{name}notified"));
+                self.not_to_cancel.borrow_mut().remove(&number);
+            }
+            "N" => self.condition.acquire().await.notify(other),
             "m" => {
                 let _permit = self.semaphore.acquire().await;
                 self.note(format!("{name}permitted"));
@@ -277,11 +287,12 @@ fn on_velodrome(line: &str) -> String {
         event_loop: event_loop.clone(),
         trace: RefCell::default(),
         tasks: RefCell::default(),
-        waits_for_tasks: RefCell::default(),
+        not_to_cancel: RefCell::default(),
         is_over: Cell::new(false),
         event: Event::new(),
         lock: Lock::default(),
         semaphore: Semaphore::new(2),
+        condition: Condition::default(),
         queue: Queue::bounded(2),
         streams: RefCell::default(),
         watched: programs.iter().map(|_| pair()).collect(),
@@ -337,7 +348,7 @@ fn random_script(seed: u64) -> String {
             let mut steps: Vec<String> = (0..1 + below(8))
                 .map(|_| {
                     let argument = below(6);
-                    match below(28) {
+                    match below(32) {
                         0 | 1 => "y".into(),
                         2 => "c".into(),
                         3 => "t".into(),
@@ -359,6 +370,8 @@ fn random_script(seed: u64) -> String {
                         20 => "S".into(),
                         21 | 22 => format!("w{argument}"),
                         23 => "R".into(),
+                        26 | 27 => "C".into(),
+                        28 | 29 => format!("N{}", argument / 2),
                         24 | 25 => format!("m{}", argument / 2),
                         _ => "r".into(),
                     }

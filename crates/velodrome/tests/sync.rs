@@ -1,12 +1,16 @@
-//! Event, Lock and Queue: first come, first served, and no turn is ever lost.
+//! Event, Lock, Condition, semaphores and Queue: first come, first served, and no turn is ever lost.
 
 use std::{
     cell::{Cell, RefCell},
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     time::Duration,
 };
 
-use velodrome::{Event, Lock, Queue, QueueEmpty, QueueFull, create_task, run, sleep, timeout};
+use velodrome::{
+    BoundedSemaphore, Condition, Event, Lock, Queue, QueueEmpty, QueueFull, create_task,
+    panic_message, run, sleep, timeout,
+};
 
 async fn turn() {
     sleep(Duration::ZERO).await;
@@ -202,4 +206,114 @@ fn a_putter_that_is_cancelled_when_there_is_room_lets_the_next_one_have_it() {
 #[should_panic(expected = "task_done() called too many times")]
 fn more_work_cannot_be_done_than_there_was() {
     Queue::<u8>::new().task_done();
+}
+
+/// A task that waits to be notified, and notes its number.
+fn waits(condition: &Rc<Condition<Vec<usize>>>, number: usize) -> velodrome::Task<()> {
+    let condition = condition.clone();
+    create_task(async move { condition.acquire().await.wait().await.push(number) })
+}
+
+#[test]
+fn a_condition_notifies_the_first_that_wait_and_lets_them_have_the_lock_one_by_one() {
+    run(async {
+        let condition = Rc::new(Condition::new(Vec::new()));
+        let tasks: Vec<_> = (0..5).map(|number| waits(&condition, number)).collect();
+        turn().await;
+        let guard = condition.acquire().await;
+        guard.notify(2);
+        turn().await;
+        turn().await;
+        assert!(guard.is_empty(), "the lock is not theirs yet");
+        drop(guard);
+        for _ in 0..4 {
+            turn().await;
+        }
+        let guard = condition.acquire().await;
+        assert_eq!(*guard, [0, 1]);
+        guard.notify_all();
+        drop(guard);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(*condition.acquire().await, [0, 1, 2, 3, 4]);
+        assert!(!condition.locked());
+    })
+    .unwrap();
+}
+
+#[test]
+fn conditions_may_share_a_lock() {
+    run(async {
+        let lock = Rc::new(Lock::new(Vec::new()));
+        let (one, other) = (
+            Rc::new(Condition::with_lock(lock.clone())),
+            Rc::new(Condition::with_lock(lock.clone())),
+        );
+        let (first, second) = (waits(&one, 1), waits(&other, 2));
+        turn().await;
+        other.acquire().await.notify_all();
+        second.await.unwrap();
+        assert_eq!(*lock.acquire().await, [2]);
+        assert!(!first.done());
+        assert!(!one.locked());
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_notification_of_a_task_that_is_cancelled_goes_to_the_next_one() {
+    run(async {
+        // Before it waits for the lock, and while it does.
+        for turns in 0..2 {
+            let condition = Rc::new(Condition::new(Vec::new()));
+            let (first, second) = (waits(&condition, 1), waits(&condition, 2));
+            turn().await;
+            let guard = condition.acquire().await;
+            guard.notify(1);
+            for _ in 0..turns {
+                turn().await;
+            }
+            first.cancel();
+            assert!(first.await.unwrap_err().is_cancelled());
+            drop(guard);
+            second.await.unwrap();
+            assert_eq!(*condition.acquire().await, [2]);
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_task_that_is_cancelled_before_it_is_notified_takes_nothing_away() {
+    run(async {
+        let condition = Rc::new(Condition::new(Vec::new()));
+        let (first, second) = (waits(&condition, 1), waits(&condition, 2));
+        turn().await;
+        first.cancel();
+        condition.acquire().await.notify(1);
+        second.await.unwrap();
+        assert!(first.await.unwrap_err().is_cancelled());
+        assert_eq!(*condition.acquire().await, [2]);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_bounded_semaphore_has_no_more_permits_than_at_first() {
+    run(async {
+        let semaphore = BoundedSemaphore::new(2);
+        semaphore.acquire().await.forget();
+        let permit = semaphore.try_acquire().unwrap();
+        assert!(semaphore.locked());
+        semaphore.release();
+        drop(permit);
+        let permits = [semaphore.acquire().await, semaphore.acquire().await];
+        assert!(semaphore.try_acquire().is_none());
+        drop(permits);
+        let released = catch_unwind(AssertUnwindSafe(|| semaphore.release()));
+        let text = panic_message(released.unwrap_err().as_ref()).to_owned();
+        assert_eq!(text, "BoundedSemaphore released too many times");
+    })
+    .unwrap();
 }

@@ -1,4 +1,4 @@
-use std::cell::Cell;
+use std::{cell::Cell, thread};
 
 use super::waiters::{Turn, Waiters};
 
@@ -20,12 +20,23 @@ pub struct Semaphore {
     waiters: Waiters,
     /// How many have got a permit in their absence, and go first once they come.
     called: Cell<usize>,
+    /// More than so many are never free.
+    bound: usize,
 }
 
 impl Semaphore {
     /// A semaphore with so many permits.
     pub fn new(permits: usize) -> Self {
-        Semaphore { free: Cell::new(permits), waiters: Waiters::default(), called: Cell::new(0) }
+        Self::with_bound(permits, usize::MAX)
+    }
+
+    fn with_bound(permits: usize, bound: usize) -> Self {
+        Semaphore {
+            free: Cell::new(permits),
+            waiters: Waiters::default(),
+            called: Cell::new(0),
+            bound,
+        }
     }
 
     /// Whether who comes now has to wait.
@@ -65,6 +76,11 @@ impl Semaphore {
 
     /// Adds a permit, which goes to the first that waits.
     pub fn release(&self) {
+        if self.free.get() >= self.bound {
+            // Not a second time.
+            assert!(thread::panicking(), "BoundedSemaphore released too many times");
+            return;
+        }
         self.free.set(self.free.get() + 1);
         self.call_first();
     }
@@ -101,5 +117,42 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.semaphore.release();
+    }
+}
+
+/// A [`Semaphore`] that never has more permits than at first, as `asyncio.BoundedSemaphore`.
+///
+/// ```should_panic
+/// let semaphore = velodrome::BoundedSemaphore::new(1);
+/// semaphore.release(); // Nobody has acquired it: a mistake.
+/// ```
+#[derive(Debug)]
+pub struct BoundedSemaphore(Semaphore);
+
+impl BoundedSemaphore {
+    /// A semaphore with so many permits at most.
+    pub fn new(permits: usize) -> Self {
+        BoundedSemaphore(Semaphore::with_bound(permits, permits))
+    }
+
+    /// See [`Semaphore::locked`].
+    pub fn locked(&self) -> bool {
+        self.0.locked()
+    }
+
+    /// See [`Semaphore::acquire`].
+    pub async fn acquire(&self) -> Permit<'_> {
+        self.0.acquire().await
+    }
+
+    /// See [`Semaphore::try_acquire`].
+    pub fn try_acquire(&self) -> Option<Permit<'_>> {
+        self.0.try_acquire()
+    }
+
+    /// Gives back a permit that was forgotten. Panics if none is missing, as does dropping the permit for which
+    /// this was called in error.
+    pub fn release(&self) {
+        self.0.release();
     }
 }
