@@ -40,6 +40,8 @@ step "compiles for free-threaded Python" env PYO3_CONFIG_FILE="$PWD/tools/free-t
     cargo check --package velodrome-python --package velodrome-asyncio
 step "the model knows no Python" model_is_python_free
 step "Rust tests" cargo test --package velodrome --all-features
+step "documentation of velodrome" env RUSTDOCFLAGS="-D warnings -D rustdoc::broken_intra_doc_links" \
+    cargo doc --package velodrome --no-deps --all-features
 step "examples in the documentation of velodrome-asyncio" cargo test --doc --package velodrome-asyncio
 step "the inbox and the count of wakers, in every interleaving of their threads" env RUSTFLAGS="--cfg loom" \
     CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" cargo test --release --package velodrome --lib interleavings

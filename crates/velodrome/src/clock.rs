@@ -5,6 +5,16 @@ use std::cell::Cell;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Where a loop reads the time. Nanoseconds since an arbitrary start that never goes back.
+///
+/// ```
+/// use std::{cell::Cell, time::Duration};
+/// use velodrome::{Clock, EventLoop};
+///
+/// let clock = Clock::Manual(Cell::new(0));
+/// clock.advance(5);
+/// assert_eq!(clock.now_ns(), 5);
+/// assert_eq!(EventLoop::with_clock(clock).time(), Duration::from_nanos(5));
+/// ```
 #[derive(Debug, Default)]
 pub enum Clock {
     /// `CLOCK_MONOTONIC`: the clock of Python's `time.monotonic()`.

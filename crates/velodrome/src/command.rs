@@ -101,6 +101,19 @@ impl Command {
 /// A child process, as `asyncio.subprocess.Process`.
 ///
 /// Dropping it kills the child if it still runs.
+///
+/// ```
+/// # velodrome::run(async {
+/// use std::process::Stdio;
+///
+/// let mut cat = velodrome::Command::new("cat");
+/// let child = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+/// let output = child.communicate(b"hello").await?;
+/// assert!(output.status.success());
+/// assert_eq!(output.stdout, b"hello");
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap().unwrap();
+/// ```
 #[derive(Debug)]
 pub struct Child {
     /// `None` only while it is dropped, and after `into_std`.

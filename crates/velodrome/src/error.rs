@@ -14,6 +14,17 @@ pub fn is_retry(error: Errno) -> bool {
 }
 
 /// What a loop refuses, with asyncio's words for it.
+///
+/// ```
+/// use velodrome::{Error, get_event_loop, new_event_loop};
+///
+/// let error = get_event_loop().unwrap_err();
+/// assert_eq!(error.to_string(), "there is no current event loop in this thread");
+/// let event_loop = new_event_loop();
+/// event_loop.close()?;
+/// assert!(matches!(event_loop.run_forever(), Err(Error::Closed)));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -276,6 +276,23 @@ fn default_exception_handler(context: &ExceptionContext) {
 }
 
 /// Who is told of panics that nobody else hears of. Closures of this shape are handlers.
+///
+/// ```
+/// use std::{cell::RefCell, rc::Rc, time::Duration};
+/// use velodrome::{EventLoop, ExceptionContext, panic_message};
+///
+/// let event_loop = velodrome::new_event_loop();
+/// let told = Rc::new(RefCell::new(String::new()));
+/// let own = told.clone();
+/// event_loop.set_exception_handler(Some(move |_: &EventLoop, context: &ExceptionContext| {
+///     let text = panic_message(context.exception.as_ref());
+///     *own.borrow_mut() = format!("{}: {text}", context.message);
+/// }));
+/// event_loop.call_soon(|| panic!("oh"));
+/// event_loop.run_until_complete(velodrome::sleep(Duration::ZERO))?;
+/// assert_eq!(*told.borrow(), "Exception in callback: oh");
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 pub trait ExceptionHandler {
     fn handle(&self, event_loop: &EventLoop, context: &ExceptionContext);
 }
@@ -378,6 +395,14 @@ impl EventLoop {
     // ---- running ---------------------------------------------------------------------------
 
     /// Runs until [`EventLoop::stop`] is called.
+    ///
+    /// ```
+    /// let event_loop = velodrome::new_event_loop();
+    /// let own = event_loop.clone();
+    /// event_loop.call_soon(move || own.stop());
+    /// event_loop.run_forever()?;
+    /// # Ok::<(), velodrome::Error>(())
+    /// ```
     pub fn run_forever(&self) -> Result<(), Error> {
         self.check_can_run()?;
         let inner = self.inner();
@@ -572,6 +597,15 @@ impl EventLoop {
 
     /// Runs `function` in a thread of the loop's pool, from now on, and gives its output. A panic in it goes
     /// on where it is awaited.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// let event_loop = velodrome::get_running_loop()?;
+    /// let sum = event_loop.run_in_executor(|| (1..=100).sum::<u32>()).await;
+    /// assert_eq!(sum, 5050);
+    /// # Ok::<(), velodrome::Error>(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn run_in_executor<R: Send + 'static, F: FnOnce() -> R + Send + 'static>(
         &self,
         function: F,

@@ -27,6 +27,36 @@ fn of_thread<R>(look: impl FnOnce(&OfThread) -> Option<R>) -> Option<R> {
 }
 
 /// Who makes the loops of a thread, and knows which is its current one.
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc};
+/// use velodrome::{DefaultEventLoopPolicy, Error, EventLoop, EventLoopPolicy};
+///
+/// #[derive(Default)]
+/// struct Counting(Cell<u32>);
+///
+/// impl EventLoopPolicy for Counting {
+///     fn get_event_loop(&self) -> Result<EventLoop, Error> {
+///         DefaultEventLoopPolicy.get_event_loop()
+///     }
+///
+///     fn set_event_loop(&self, event_loop: Option<EventLoop>) {
+///         DefaultEventLoopPolicy.set_event_loop(event_loop);
+///     }
+///
+///     fn new_event_loop(&self) -> EventLoop {
+///         self.0.set(self.0.get() + 1);
+///         EventLoop::new()
+///     }
+/// }
+///
+/// let counting = Rc::new(Counting::default());
+/// velodrome::set_event_loop_policy(Some(counting.clone()));
+/// velodrome::run(async {})?;
+/// assert_eq!(counting.0.get(), 1);
+/// velodrome::set_event_loop_policy(None);
+/// # Ok::<(), Error>(())
+/// ```
 pub trait EventLoopPolicy {
     /// The current loop.
     fn get_event_loop(&self) -> Result<EventLoop, Error>;
@@ -71,6 +101,16 @@ pub fn new_event_loop() -> EventLoop {
 }
 
 /// Says which loop is the one of this thread; `None`: none is.
+///
+/// ```
+/// use velodrome::{get_event_loop, new_event_loop, set_event_loop};
+///
+/// set_event_loop(Some(new_event_loop()));
+/// get_event_loop()?.run_until_complete(async {})?;
+/// set_event_loop(None);
+/// assert!(get_event_loop().is_err());
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 pub fn set_event_loop(event_loop: Option<EventLoop>) {
     get_event_loop_policy().set_event_loop(event_loop);
 }
@@ -83,6 +123,12 @@ pub fn get_event_loop() -> Result<EventLoop, Error> {
 }
 
 /// The loop that runs in this thread: for callbacks and tasks.
+///
+/// ```
+/// assert!(velodrome::get_running_loop().is_err());
+/// velodrome::run(async { assert!(velodrome::get_running_loop().unwrap().is_running()) })?;
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 pub fn get_running_loop() -> Result<EventLoop, Error> {
     of_thread(|own| own.running.borrow().clone()).ok_or(Error::NoRunningLoop)
 }
@@ -162,6 +208,21 @@ fn cancel_all_tasks(event_loop: &EventLoop) {
 /// [`EventLoop::create_task`] on the driver that runs in this thread.
 ///
 /// Panics if none does.
+///
+/// ```
+/// use std::rc::Rc;
+///
+/// velodrome::run(async {
+///     // It need not be `Send`.
+///     let shared = Rc::new(42);
+///     let task = velodrome::create_task({
+///         let shared = shared.clone();
+///         async move { *shared }
+///     });
+///     assert_eq!(task.await.unwrap(), 42);
+/// })?;
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 pub fn create_task<F: Future + 'static>(future: F) -> Task<F::Output> {
     let mut future = Some(future);
     // Lent, not cloned: no other loop can become the running one meanwhile.
@@ -178,11 +239,28 @@ pub fn create_task<F: Future + 'static>(future: F) -> Task<F::Output> {
 }
 
 /// The task that is being polled, if one is.
+///
+/// ```
+/// velodrome::run(async { assert_eq!(velodrome::current_task().unwrap().name(), "Task-1") })?;
+/// assert!(velodrome::current_task().is_none());
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 pub fn current_task() -> Option<TaskHandle> {
     crate::driver::current().ok()?.executor().current_task()
 }
 
 /// The tasks of the running loop that are not done, the oldest first.
+///
+/// ```
+/// velodrome::run(async {
+///     velodrome::create_task(std::future::pending::<()>()).detach();
+///     assert_eq!(velodrome::all_tasks().unwrap().len(), 2);
+///     for task in velodrome::all_tasks().unwrap().into_iter().skip(1) {
+///         task.cancel();
+///     }
+/// })?;
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 pub fn all_tasks() -> Result<Vec<TaskHandle>, Error> {
     Ok(crate::driver::current()?.executor().all_tasks())
 }

@@ -94,6 +94,15 @@ impl<T> State<T> {
 
 impl<T> Gather<T> {
     /// Waits for all, and gives the outcome of each.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// let halves = (0..3).map(|n| async move { if n % 2 == 1 { panic!("odd") } else { n / 2 } });
+    /// let outcomes = velodrome::gather(halves).return_exceptions().await;
+    /// assert_eq!(*outcomes[2].as_ref().unwrap(), 1);
+    /// assert_eq!(outcomes[1].as_ref().unwrap_err().to_string(), "the task panicked: odd");
+    /// # }).unwrap();
+    /// ```
     pub fn return_exceptions(mut self) -> GatherAll<T> {
         self.is_over = true;
         GatherAll { state: Rc::clone(&self.state), is_over: false }

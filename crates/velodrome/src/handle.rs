@@ -14,6 +14,17 @@ use std::{
 use crate::{driver::Driver, event_loop::Inner, timer::Key};
 
 /// A callback that waits, as `asyncio.Handle`. Dropping it changes nothing.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let event_loop = velodrome::new_event_loop();
+/// let handle = event_loop.call_soon(|| unreachable!());
+/// handle.cancel();
+/// assert!(handle.cancelled());
+/// event_loop.run_until_complete(velodrome::sleep(Duration::ZERO))?;
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Handle(Rc<dyn Scheduled>);
 
@@ -73,6 +84,19 @@ impl fmt::Debug for Handle {
 }
 
 /// A callback that waits for its time, as `asyncio.TimerHandle`. Dropping it changes nothing.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let event_loop = velodrome::new_event_loop();
+/// let own = event_loop.clone();
+/// event_loop.call_later(Duration::from_millis(1), move || own.stop());
+/// let late = event_loop.call_later(Duration::from_secs(3600), || unreachable!());
+/// event_loop.run_forever()?;
+/// assert!(late.when() > event_loop.time());
+/// late.cancel();
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct TimerHandle {
     handle: Handle,

@@ -1,10 +1,58 @@
-//! asyncio's event loop system, with no Python in it.
+//! asyncio's event loop system, with no Python in it: who knows asyncio knows its names.
 //!
-//! This crate is the model beneath the Python package `velodrome`: a ready queue, timers, a
-//! thread-safe inbox, a poller with its registry of descriptors, byte streams and datagram sockets
-//! as state machines, and TLS sessions of a libssl over byte buffers. It is generic over what a
-//! callback is ([`Kind`]) and how it is called ([`Host`]), so the same engine runs Python callables
-//! and Rust closures.
+//! ```
+//! use std::time::Duration;
+//! use velodrome::{TcpListener, TcpStream, create_task, run, timeout};
+//!
+//! run(async {
+//!     let listener = TcpListener::bind("127.0.0.1:0").await?;
+//!     let address = listener.local_addr()?;
+//!     create_task(async move {
+//!         let (client, _peer) = listener.accept().await?;
+//!         let mut buffer = [0; 1024];
+//!         loop {
+//!             match client.read(&mut buffer).await? {
+//!                 0 => return Ok::<(), std::io::Error>(()),
+//!                 count => client.write_all(&buffer[..count]).await?,
+//!             }
+//!         }
+//!     })
+//!     .detach();
+//!
+//!     let connection = TcpStream::connect(address).await?;
+//!     connection.write_all(b"hello").await?;
+//!     let mut answer = [0; 5];
+//!     timeout(Duration::from_secs(5), connection.read_exact(&mut answer)).await.expect("an answer")?;
+//!     assert_eq!(&answer, b"hello");
+//!     Ok::<(), std::io::Error>(())
+//! })??;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - **Loops**: [`run`] does all; [`new_event_loop`], [`set_event_loop`], [`get_event_loop`],
+//!   [`get_running_loop`] and [`EventLoopPolicy`] say which loop is whose. [`EventLoop`] has `call_soon`,
+//!   `call_later`, `run_forever`, `run_until_complete`, `stop` and the rest, [`LoopHandle`] what other threads call.
+//! - **Tasks**: [`create_task`], [`Task`], [`gather`], [`task_group`], [`sleep`], [`timeout`]. Futures need not be
+//!   `Send`. Dropping one cancels it, and [`Task::cancel`] drops it.
+//! - **Between tasks**: [`Event`], [`Lock`], [`Condition`], [`Semaphore`], [`BoundedSemaphore`], [`Queue`].
+//! - **The world**: [`TcpStream`], [`TcpListener`], [`UnixStream`], [`UnixListener`], [`UdpSocket`], [`PipeReader`],
+//!   [`PipeWriter`], [`Command`], [`signal`](fn@signal), [`EventLoop::add_reader`], [`EventLoop::run_in_executor`],
+//!   and [`Async`] for any descriptor. Streams have the traits of `futures-io`.
+//! - **Tests**: a loop with a manual [`Clock`] does not sleep.
+//!
+//! The feature `tokio` gives the streams tokio's `AsyncRead` and `AsyncWrite`; there is no runtime of tokio in it.
+//!
+//! A loop and what belongs to it stay in one thread; only [`LoopHandle`], [`ThreadsafeHandle`], [`Inbox`] and wakers
+//! go elsewhere. Nothing is borrowed while a callback runs, so a callback may call back into the loop in any way. The
+//! order in which callbacks, tasks, timers and descriptors have their turns is asyncio's, but for a few cases that
+//! `docs/rust.md` lists.
+//!
+//! # The model beneath
+//!
+//! This crate is the model of the Python package `velodrome`, too: a ready queue, timers, a thread-safe inbox, a
+//! poller with its registry of descriptors, byte streams and datagram sockets as state machines, and TLS sessions
+//! of a libssl over byte buffers. It is generic over what a callback is ([`Kind`]) and how it is called ([`Host`]),
+//! so the same engine runs Python callables and Rust closures.
 //!
 //! One tick, from [`Engine::run`]:
 //!
@@ -15,25 +63,6 @@
 //!       the callbacks that were queued when the batch began run, in order;
 //!       what they add waits for the next tick
 //! ```
-//!
-//! For Rust programs there is [`EventLoop`] over it, with tasks, sockets, pipes, children and signals:
-//!
-//! ```
-//! use std::time::Duration;
-//!
-//! let event_loop = velodrome::new_event_loop();
-//! velodrome::set_event_loop(Some(event_loop.clone()));
-//! event_loop.run_until_complete(async {
-//!     let task = velodrome::create_task(velodrome::sleep(Duration::from_millis(1)));
-//!     task.await.expect("nobody cancels it");
-//! })?;
-//! event_loop.close()?;
-//! velodrome::set_event_loop(None);
-//! # Ok::<(), velodrome::Error>(())
-//! ```
-//!
-//! Everything but [`Inbox`], [`LoopHandle`] and [`ThreadsafeHandle`] belongs to one thread. Nothing is borrowed while a callback runs, so
-//! a callback may call back into the loop in any way.
 
 #![deny(unsafe_code)]
 

@@ -7,6 +7,11 @@ use std::{
 };
 
 /// The text of a panic, as far as it has one.
+///
+/// ```
+/// let panic = std::panic::catch_unwind(|| panic!("{} bottles", 99)).unwrap_err();
+/// assert_eq!(velodrome::panic_message(panic.as_ref()), "99 bottles");
+/// ```
 pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&'static str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))

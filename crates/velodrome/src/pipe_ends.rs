@@ -211,6 +211,14 @@ fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
 }
 
 /// The process's standard input. It is a duplicate: dropping it closes nothing else.
+///
+/// ```no_run
+/// # velodrome::run(async {
+/// let all = velodrome::stdin()?.read_to_end().await?;
+/// velodrome::stdout()?.write_all(&all).await?;
+/// velodrome::stderr()?.write_all(b"copied\n").await
+/// # }).unwrap().unwrap();
+/// ```
 pub fn stdin() -> io::Result<PipeReader> {
     PipeReader::new(duplicate(io::stdin())?)
 }

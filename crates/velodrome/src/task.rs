@@ -146,6 +146,17 @@ impl<T> fmt::Debug for Task<T> {
 
 /// A task of any type: what [`all_tasks`](crate::all_tasks) and
 /// [`current_task`](crate::current_task) return.
+///
+/// ```
+/// # velodrome::run(async {
+/// let task = velodrome::create_task(std::future::pending::<()>());
+/// let handle = task.handle();
+/// handle.set_name("waits for ever");
+/// assert!(handle.cancel());
+/// assert!(task.await.unwrap_err().is_cancelled());
+/// assert!(handle.done());
+/// # }).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct TaskHandle(RawTask);
 
@@ -192,6 +203,18 @@ impl fmt::Debug for TaskHandle {
 }
 
 /// Why a task has no output.
+///
+/// ```
+/// use velodrome::{TaskError, create_task};
+///
+/// # velodrome::run(async {
+/// match create_task(async { panic!("oh") }).await {
+///     Ok(()) => unreachable!(),
+///     Err(TaskError::Cancelled) => unreachable!(),
+///     Err(error) => assert_eq!(error.to_string(), "the task panicked: oh"),
+/// }
+/// # }).unwrap();
+/// ```
 #[derive(thiserror::Error)]
 pub enum TaskError {
     /// It was cancelled, or its loop was closed.

@@ -211,6 +211,18 @@ impl fmt::Debug for Failure {
 }
 
 /// All that failed in a group, in order, as an `ExceptionGroup`.
+///
+/// ```
+/// # velodrome::run(async {
+/// let failed = velodrome::task_group(async |group| {
+///     group.create_task(std::future::pending::<()>()).detach();
+///     group.fail(std::io::Error::other("no answer"));
+/// });
+/// let error = failed.await.unwrap_err();
+/// assert_eq!(error.failures.len(), 1);
+/// assert_eq!(error.to_string(), "unhandled errors in a task group; no answer");
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct TaskGroupError {
     pub failures: Vec<Failure>,

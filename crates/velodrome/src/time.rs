@@ -16,6 +16,15 @@ use crate::{
 /// once.
 ///
 /// It begins when it is polled first. Panics when it is polled outside a running loop.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// let start = Instant::now();
+/// velodrome::run(velodrome::sleep(Duration::from_millis(2)))?;
+/// assert!(start.elapsed() >= Duration::from_millis(2));
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 pub fn sleep(delay: Duration) -> Sleep {
     if delay.is_zero() {
         return Sleep(State::Yield);
@@ -75,6 +84,17 @@ impl Drop for Sleep {
 
 /// Drops a future that takes longer than `limit`, as `asyncio.timeout`. A future that is ready by then
 /// wins.
+///
+/// ```
+/// use std::time::Duration;
+/// use velodrome::{TimedOut, sleep, timeout};
+///
+/// # velodrome::run(async {
+/// let limit = Duration::from_millis(2);
+/// assert_eq!(timeout(limit, async { 42 }).await, Ok(42));
+/// assert_eq!(timeout(limit, sleep(Duration::from_secs(60))).await, Err(TimedOut));
+/// # }).unwrap();
+/// ```
 pub async fn timeout<F: Future>(limit: Duration, future: F) -> Result<F::Output, TimedOut> {
     let mut future = std::pin::pin!(future);
     let mut limit = (!limit.is_zero()).then(|| sleep(limit));

@@ -116,6 +116,18 @@ crate::io_traits::async_read!(TcpStream);
 crate::io_traits::async_write!(TcpStream);
 
 /// A socket that accepts TCP connections.
+///
+/// ```
+/// # velodrome::run(async {
+/// use velodrome::{TcpListener, TcpStream};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let connected = TcpStream::connect(listener.local_addr()?).await?;
+/// let (accepted, peer) = listener.accept().await?;
+/// assert_eq!(peer, connected.local_addr()?);
+/// accepted.write_all(b"hello").await
+/// # }).unwrap().unwrap();
+/// ```
 #[derive(Debug)]
 pub struct TcpListener(ByteListener);
 

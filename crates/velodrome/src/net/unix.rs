@@ -17,6 +17,17 @@ use super::{
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 /// A connection of two ends on one machine.
+///
+/// ```
+/// # velodrome::run(async {
+/// let (one, other) = velodrome::UnixStream::pair()?;
+/// one.write_all(b"hello").await?;
+/// let mut buffer = [0; 5];
+/// other.read_exact(&mut buffer).await?;
+/// assert_eq!(&buffer, b"hello");
+/// # Ok::<(), std::io::Error>(())
+/// # }).unwrap().unwrap();
+/// ```
 #[derive(Debug)]
 pub struct UnixStream(ByteStream);
 
@@ -83,6 +94,20 @@ crate::io_traits::async_read!(UnixStream);
 crate::io_traits::async_write!(UnixStream);
 
 /// A socket that accepts connections at a path of the file system.
+///
+/// ```
+/// # velodrome::run(async {
+/// use velodrome::{UnixListener, UnixStream};
+///
+/// let path = std::env::temp_dir().join(format!("velodrome-{}.sock", std::process::id()));
+/// let listener = UnixListener::bind(&path)?;
+/// let client = UnixStream::connect(&path).await?;
+/// let server = listener.accept().await?;
+/// server.write_all(b"hello").await?;
+/// client.read_exact(&mut [0; 5]).await?;
+/// std::fs::remove_file(path)
+/// # }).unwrap().unwrap();
+/// ```
 #[derive(Debug)]
 pub struct UnixListener(ByteListener);
 

@@ -33,6 +33,13 @@ pub struct Queue<T> {
 pub struct QueueEmpty;
 
 /// The queue has no room; the item comes back.
+///
+/// ```
+/// let queue = velodrome::Queue::bounded(1);
+/// queue.put_nowait('a').unwrap();
+/// let velodrome::QueueFull(item) = queue.put_nowait('b').unwrap_err();
+/// assert_eq!(item, 'b');
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the queue is full")]
 pub struct QueueFull<T>(pub T);
