@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,15 +46,16 @@ def main():
     if options.rounds < 1:
         parser.error("--rounds: at least 1")
 
-    subprocess.run(["cargo", "build", "--release", "--locked", "--quiet"], cwd=FOLDER, check=True)
-    core = max(os.sched_getaffinity(0))
+    if not shutil.which("cargo"):
+        parser.error("cargo is not on PATH: Rust is needed to build the runtimes")
+    if subprocess.run(["cargo", "build", "--release", "--locked", "--quiet"], cwd=FOLDER).returncode:
+        sys.exit("runtimes.py: benches/runtimes does not build (see above)")
     spent = {name: {runtime: [] for runtime in RUNTIMES} for name in chosen}
-    for turn in range(options.rounds):
-        for name in chosen:
-            shift = turn % len(RUNTIMES)
-            for runtime in RUNTIMES[shift:] + RUNTIMES[:shift]:
-                spent[name][runtime].append(measure(runtime, name, options.seconds, core))
-            print(f"round {turn + 1}/{options.rounds}  {name}", file=sys.stderr, flush=True)
+    interrupted = False
+    try:
+        measure_all(spent, options)
+    except KeyboardInterrupt:
+        interrupted = True
     print("\n".join(summary(spent)))
     if options.json:
         header = {"kind": "runtimes", "date": now(), "machine": platform.machine(), "versions": versions()}
@@ -61,6 +63,19 @@ def main():
             print(json.dumps(header), file=lines)
             for name, by_runtime in spent.items():
                 print(json.dumps({"workload": name, "cpu_ns": by_runtime}), file=lines)
+    if interrupted:
+        sys.exit(130)
+
+
+def measure_all(spent, options):
+    """Fill `spent`, so that what is there when it is interrupted can be shown."""
+    core = max(os.sched_getaffinity(0))
+    for turn in range(options.rounds):
+        shift = turn % len(RUNTIMES)
+        for name, by_runtime in spent.items():
+            for runtime in RUNTIMES[shift:] + RUNTIMES[:shift]:
+                by_runtime[runtime].append(measure(runtime, name, options.seconds, core))
+            print(f"round {turn + 1}/{options.rounds}  {name}", file=sys.stderr, flush=True)
 
 
 def measure(runtime, workload, seconds, core):
@@ -87,15 +102,16 @@ def summary(spent):
         medians = {runtime: statistics.median(kept) for runtime, kept in numbers(by_runtime).items()}
         cells = [f"{medians[runtime]:,.0f}" if runtime in medians else "failed" for runtime in RUNTIMES]
         others = [runtime for runtime in medians if runtime != "velodrome"]
-        if "velodrome" not in medians or not others:
-            body.append([name, *cells, "-", "-", ""])
-            continue
-        best = min(others, key=medians.get)
+        best = min(others, key=medians.get, default=None)
         ratios = [
             ours / theirs
-            for ours, theirs in zip(by_runtime["velodrome"], by_runtime[best], strict=True)
+            # Interrupted in the middle of a round, one may have a number more.
+            for ours, theirs in zip(by_runtime["velodrome"], by_runtime.get(best, []), strict=False)
             if ours and theirs
         ]
+        if not ratios:
+            body.append([name, *cells, "-", "-", ""])
+            continue
         middle = statistics.median(ratios)
         verdict = best if middle <= 1 else f"{best}  LOSES" + (" (within noise)" if min(ratios) <= 1 else "")
         body.append([name, *cells, f"{middle:.2f}", f"[{min(ratios):.2f}..{max(ratios):.2f}]", verdict])
