@@ -407,6 +407,10 @@ impl DatagramTransport {
             // Python's socket object will say what is wrong.
             (Peer::None, None) => Target::ByOwner,
         };
+        if inner.arrived.borrow().is_empty() {
+            // An answer to one of a batch waits for the rest of it: that saves a poll each.
+            inner.base.touch(py);
+        }
         if !inner.socket.has_unsent() {
             let sent = match &target {
                 Target::ByOwner => Self::send_by_python(slf, data, to),

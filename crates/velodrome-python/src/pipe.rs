@@ -380,6 +380,7 @@ impl PipeTransport {
             Some(pipe) => pipe.call_method0(py, intern!(py, "close")).map(drop),
             None => Ok(()),
         };
+        inner.base.touch(py);
         inner.base.let_go();
         drop(inner.writer_context.take());
         match (told, closed) {

@@ -394,6 +394,9 @@ fn start(
         return Ok(py.NotImplemented());
     }
     let fd = number_of(socket)?;
+    if !operation.is_read() {
+        event_loop.get().model(py)?.reactor().touch();
+    }
     match operation.attempt(event_loop, fd)? {
         Attempt::Done(value) => Ok(value),
         Attempt::WouldBlock => wait(event_loop, socket, fd, operation),
@@ -484,6 +487,7 @@ impl Loop {
         };
         let is_blocking = !sock.call_method0(intern!(py, "gettimeout"))?.eq(0)?;
         let (Some(to), false) = (to, is_blocking) else { return Ok(py.NotImplemented()) };
+        slf.get().model(py)?.reactor().touch();
         match client::begin(descriptor, &to) {
             Ok(Progress::Connected(_)) => Ok(py.None()),
             // Asked to connect once more, a socket on its way says that it is.

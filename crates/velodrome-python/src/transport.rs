@@ -330,6 +330,7 @@ impl StreamTransport {
         let py = slf.py();
         let inner = slf.get().inner(py);
         let closed = close_socket(py, inner);
+        inner.base.touch(py);
         inner.base.let_go();
         closed
     }

@@ -72,8 +72,8 @@ pub trait Source {
     fn ready(self, readiness: Readiness, push: &mut dyn FnMut(Self::Callback));
 }
 
-/// The poll is skipped for at most so many ticks in a row while callbacks are ready; for twice as
-/// many after each poll that found nothing...
+/// The poll is skipped for at most so many ticks in a row while callbacks are ready and none of them
+/// touches a descriptor; for twice as many after each poll that found nothing...
 const TICKS_WITHOUT_POLL: u32 = 16;
 /// ...up to this...
 const MAX_TICKS_WITHOUT_POLL: u32 = 64;
@@ -204,6 +204,9 @@ impl<K: Kind> Engine<K> {
 
     fn should_poll(&self) -> bool {
         if self.ready.borrow().is_empty() {
+            return true;
+        }
+        if self.reactor.take_touched() {
             return true;
         }
         let ticks = self.ticks_without_poll.get();
@@ -402,6 +405,14 @@ impl<K: Kind> Engine<K> {
     #[inline]
     pub fn now_ns(&self) -> u64 {
         self.clock.now_ns().wrapping_add_signed(self.shift_ns.get())
+    }
+
+    /// The number of the turn that something is written in, as [`Engine::turn`] tells it. Whoever reads
+    /// it may be here, so the next tick polls.
+    #[inline]
+    pub fn turn_of_write(&self) -> Option<u64> {
+        self.reactor.touch();
+        self.turn()
     }
 
     pub fn reactor(&self) -> &Reactor<K::Source> {

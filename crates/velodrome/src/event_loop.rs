@@ -190,9 +190,9 @@ impl Inner {
         self.engine.reactor()
     }
 
-    /// The turn that callbacks are run in: see [`Engine::turn`].
-    pub fn turn(&self) -> Option<u64> {
-        self.engine.turn()
+    /// The turn that something is written in: see [`Engine::turn_of_write`].
+    pub fn turn_of_write(&self) -> Option<u64> {
+        self.engine.turn_of_write()
     }
 
     pub fn queue_turn(&self, endpoint: Rc<dyn Endpoint>, turn: Turn) {

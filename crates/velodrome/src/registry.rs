@@ -49,6 +49,8 @@ pub struct Reactor<S> {
     pub(crate) waker: Arc<Waker>,
     /// Indexed by descriptor number: the kernel hands out the lowest free one, so this is dense.
     slots: RefCell<Vec<Slot<S>>>,
+    /// See [`Reactor::touch`].
+    is_touched: Cell<bool>,
 }
 
 /// A poller and what it watches beside the registry's descriptors: the waker, and this pipe.
@@ -61,7 +63,25 @@ pub(crate) struct Opened {
 
 impl<S: Clone> Reactor<S> {
     pub(crate) fn new(waker: Arc<Waker>) -> Self {
-        Reactor { opened: RefCell::default(), waker, slots: RefCell::default() }
+        Reactor {
+            opened: RefCell::default(),
+            waker,
+            slots: RefCell::default(),
+            is_touched: Cell::new(false),
+        }
+    }
+
+    /// What the loop's own thread did may have made a descriptor ready: it connected, sent, closed or
+    /// began to watch. Asks for a poll before the next batch.
+    #[inline]
+    pub fn touch(&self) {
+        self.is_touched.set(true);
+    }
+
+    /// Whether a poll was asked for since the last call.
+    #[inline]
+    pub(crate) fn take_touched(&self) -> bool {
+        self.is_touched.replace(false)
     }
 
     /// The poller, if there is anything that it could tell of.
@@ -240,6 +260,7 @@ impl<S: Clone> Reactor<S> {
         if old == Interest::NONE && new == Interest::NONE {
             return Ok(());
         }
+        self.touch();
         // SAFETY: `fd` is not negative (callers index by it), and it is only handed to system calls
         // which answer EBADF if it is not open.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };

@@ -108,6 +108,7 @@ impl PipeTransport {
             return Self::wrote_after_end(slf.py(), inner);
         }
         let waited = inner.stream.unsent_bytes() > 0;
+        inner.base.touch(slf.py());
         match inner.stream.write(inner.fd(), None, data, keep) {
             Ok(Written::All) => Ok(()),
             Ok(_) => {

@@ -57,7 +57,7 @@ impl TlsTransport {
             return inner.base.wrote_after_loss(py, CLOSED);
         }
         let Some(event_loop) = slf.get().event_loop(py) else { return Ok(()) };
-        let turn = event_loop.get().model(py).ok().and_then(|model| model.turn());
+        let turn = event_loop.get().model(py).ok().and_then(|model| model.turn_of_write());
         let joins = inner.joining.note_write(turn);
         let can_encrypt = inner.state.get() == State::Open && slf.get().may_enter_engine(py);
         let has_backlog = !inner.backlog.borrow().is_empty();

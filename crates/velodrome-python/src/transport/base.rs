@@ -298,6 +298,16 @@ impl BaseTransport {
         reactor.set_interest(fd, wanted)
     }
 
+    /// The peer may hear of what was just done: see `Reactor::touch`.
+    #[inline]
+    pub fn touch(&self, py: Python<'_>) {
+        if let Some(event_loop) = self.event_loop(py)
+            && let Ok(model) = event_loop.get().model(py)
+        {
+            model.reactor().touch();
+        }
+    }
+
     /// Queues the transport's last turn. False if the loop was closed beneath it: nobody will
     /// call, so it is to let go now.
     pub fn queue_end(&self, py: Python<'_>, because: Option<Py<PyAny>>, turn: Callback) -> bool {

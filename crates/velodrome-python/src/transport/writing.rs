@@ -56,7 +56,7 @@ impl StreamTransport {
         keep: impl FnOnce(usize) -> Chunk,
     ) -> PyResult<()> {
         let event_loop = inner.base.event_loop(slf.py());
-        let turn = event_loop.and_then(|it| it.get().model(slf.py()).ok()?.turn());
+        let turn = event_loop.and_then(|it| it.get().model(slf.py()).ok()?.turn_of_write());
         Self::write_in_turn(slf, inner, turn, data, keep)
     }
 
@@ -154,6 +154,7 @@ impl StreamTransport {
 
     pub(super) fn shut_down_if_ended(slf: &Bound<'_, Self>) -> PyResult<()> {
         let inner = slf.get().inner(slf.py());
+        inner.base.touch(slf.py());
         // SAFETY: callers have checked that the stream is not lost.
         let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
         match inner.stream.shut_down_if_ended(fd) {

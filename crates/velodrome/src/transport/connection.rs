@@ -112,7 +112,7 @@ impl Connection {
             return;
         }
         let event_loop = self.base.event_loop();
-        let turn = event_loop.as_ref().and_then(|event_loop| event_loop.turn());
+        let turn = event_loop.as_ref().and_then(|event_loop| event_loop.turn_of_write());
         let keep = |from: usize| data[from..].to_vec();
         match self.base.with_fd(|fd| self.stream.write(fd, turn, data, keep)) {
             Ok(Written::All) => {}
