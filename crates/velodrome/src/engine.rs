@@ -407,6 +407,11 @@ impl<K: Kind> Engine<K> {
         self.clock.now_ns().wrapping_add_signed(self.shift_ns.get())
     }
 
+    /// Whether no descriptor is watched and no timer set.
+    pub fn waits_for_callbacks_only(&self) -> bool {
+        self.timers.try_borrow().is_ok_and(|timers| timers.is_empty()) && self.reactor.is_idle()
+    }
+
     /// The number of the turn that something is written in, as [`Engine::turn`] tells it. Whoever reads
     /// it may be here, so the next tick polls.
     #[inline]

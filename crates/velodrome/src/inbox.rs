@@ -56,11 +56,22 @@ impl<C, W: Wake> Inbox<C, W> {
         Ok(waiting)
     }
 
-    /// Lends the callback that waits as the last one, to be exchanged for one that does the same.
+    /// As [`Inbox::push`], of what `make` makes of the callback that waits as the last one: it may also
+    /// exchange that for one that does the same. `None` if none waits or `make` makes nothing.
     ///
-    /// `change` must not reach the inbox.
-    pub fn change_last<R>(&self, change: impl FnOnce(&mut C) -> Option<R>) -> Option<R> {
-        self.lock().as_mut()?.back_mut().and_then(change)
+    /// `make` must not reach the inbox, nor run foreign code.
+    #[inline]
+    pub fn push_after_last(&self, make: impl FnOnce(&mut C) -> Option<C>) -> Option<usize> {
+        let waiting = {
+            let mut queue = self.lock();
+            let queue = queue.as_mut()?;
+            let callback = make(queue.back_mut()?)?;
+            queue.push_back(callback);
+            self.filled.store(true, Release);
+            queue.len()
+        };
+        self.wake();
+        Some(waiting)
     }
 
     /// Ends the loop's sleep, from any thread.
@@ -156,6 +167,21 @@ mod tests {
         let inbox = inbox();
         inbox.push(1).unwrap();
         assert!(!inbox.fall_asleep());
+    }
+
+    #[test]
+    fn a_push_after_the_last_may_change_it() {
+        let inbox = inbox();
+        assert_eq!(inbox.push_after_last(|_: &mut i32| unreachable!("none waits")), None);
+        inbox.push(1).unwrap();
+        assert_eq!(inbox.push_after_last(|_| None), None);
+        let waiting = inbox.push_after_last(|last| {
+            *last += 10;
+            Some(2)
+        });
+        assert_eq!(waiting, Some(2));
+        assert_eq!(inbox.close(), [11, 2]);
+        assert_eq!(inbox.push_after_last(|_| Some(3)), None);
     }
 
     #[test]

@@ -144,6 +144,12 @@ impl<S: Clone> Reactor<S> {
         self.look(fd, |source| source.cloned())
     }
 
+    /// Whether the poller has no descriptor but the loop's own.
+    pub(crate) fn is_idle(&self) -> bool {
+        let slots = self.slots.try_borrow();
+        slots.is_ok_and(|slots| slots.iter().all(|slot| slot.interest == Interest::NONE))
+    }
+
     /// Looks at who is registered for a descriptor. `look` must not reach the registry.
     #[inline]
     pub fn look<R>(&self, fd: RawFd, look: impl FnOnce(Option<&S>) -> R) -> R {

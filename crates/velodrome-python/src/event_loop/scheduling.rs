@@ -72,16 +72,38 @@ fn call_soon_threadsafe<'py>(
     drop(slf.get().model(py)?);
     let call = held_call(py, registration, true)?;
     let model = slf.get().model(py)?;
-    let here = slf.get().runs_in_this_thread(py);
-    let given_up = if here {
-        model.change_last(|last| last.give_up_handle(slf))
-    } else {
-        model.inbox().change_last(|last| last.give_up_handle(slf))
-    };
+    if slf.get().runs_in_this_thread(py) {
+        let given_up = model.change_last(|last| last.give_up_handle(slf));
+        drop(model);
+        let handle = handle_for(slf, call, given_up)?;
+        slf.get().model(py)?.call_soon(Callback::Handle(handle.clone_ref(py)));
+        return Ok(handle.into_any());
+    }
+    // One lock for both: the handle that the last callback gives up goes into the queue again.
+    let (mut call, mut handle) = (Some(call), None);
+    let waiting = model.inbox().push_after_last(|last| {
+        let given_up = handle.insert(last.give_up_handle(slf)?);
+        match Handle::again(given_up.bind(py), slf, call.take()?) {
+            Ok(()) => Some(Callback::Handle(given_up.clone_ref(py))),
+            Err(back) => {
+                call = Some(back);
+                None
+            }
+        }
+    });
     drop(model);
-    let handle = handle_for(slf, call, given_up)?;
-    push_from_any_thread(slf, Callback::Handle(handle.clone_ref(py)))?;
-    Ok(handle.into_any())
+    match (handle, call, waiting) {
+        (Some(handle), None, Some(waiting)) => {
+            give_way_if_due(slf, waiting)?;
+            Ok(handle.into_any())
+        }
+        (_, Some(call), _) => {
+            let handle = handle_for(slf, call, None)?;
+            push_from_any_thread(slf, Callback::Handle(handle.clone_ref(py)))?;
+            Ok(handle.into_any())
+        }
+        _ => Err(error::closed()),
+    }
 }
 
 /// Queues in order: directly in the loop's own thread, through the inbox from any other.
@@ -93,7 +115,21 @@ pub(super) fn push_from_any_thread(slf: &Bound<'_, Loop>, callback: Callback) ->
         return Ok(());
     }
     let waiting = model.inbox().push(callback).map_err(|_| error::closed())?;
-    if waiting % POSTS_IN_A_ROW == 0 && slf.get().is_running(py) {
+    drop(model);
+    give_way_if_due(slf, waiting)
+}
+
+/// After a push by another thread: so many callbacks wait.
+#[inline]
+fn give_way_if_due(slf: &Bound<'_, Loop>, waiting: usize) -> PyResult<()> {
+    if waiting % POSTS_IN_A_ROW != 0 {
+        return Ok(());
+    }
+    let py = slf.py();
+    let model = slf.get().model(py)?;
+    if slf.get().is_running(py)
+        && (waiting % MOST_POSTS_IN_A_ROW == 0 || !model.waits_for_callbacks_only())
+    {
         let inbox = Arc::clone(model.inbox());
         drop(model);
         give_way(py, &inbox);
@@ -101,8 +137,10 @@ pub(super) fn push_from_any_thread(slf: &Bound<'_, Loop>, callback: Callback) ->
     Ok(())
 }
 
-/// Another thread may leave so many callbacks in the inbox before it lets the loop have the GIL.
-const POSTS_IN_A_ROW: usize = 1024;
+/// Another thread may leave so many callbacks in the inbox before it lets the loop have the GIL...
+const POSTS_IN_A_ROW: usize = 512;
+/// ...and so many, a multiple of those, if the loop has neither descriptors nor timers to look after.
+const MOST_POSTS_IN_A_ROW: usize = 4096;
 
 /// Releases the GIL until the loop has looked into its inbox, but not for long.
 ///
