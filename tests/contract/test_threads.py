@@ -2,8 +2,10 @@
 
 import asyncio
 import contextvars
+import socket
 import sys
 import threading
+import time
 
 import pytest
 from support import run_child, wait_until_idle
@@ -151,6 +153,36 @@ def test_a_thread_that_posts_without_a_pause_lets_the_loop_go_round(loop):
         sys.setswitchinterval(interval)
     assert ran_meanwhile > 0
     assert ran == list(range(100_000))
+
+
+def test_a_loop_that_always_finds_something_ready_lets_a_thread_have_the_interpreter(loop):
+    near, far = socket.socketpair()
+    turns = 0
+    ended = threading.Event()
+
+    def ready():
+        nonlocal turns
+        turns += 1
+        if ended.is_set() or turns == 100_000:
+            loop.stop()
+
+    def work(_):
+        for _ in range(5):
+            time.sleep(0.001)  # lets the interpreter go, and has to get it back
+        ended.set()
+
+    with near, far:
+        far.send(b"never read")
+        loop.add_reader(near, ready)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1000)  # the interpreter will not take the GIL away from it
+        loop.call_soon(in_threads, 1, work)
+        try:
+            loop.run_forever()
+        finally:
+            sys.setswitchinterval(interval)
+        loop.remove_reader(near)
+    assert turns < 100_000
 
 
 def test_calls_before_the_run_are_kept(loop):

@@ -45,6 +45,21 @@ impl Host<PyKind> for PyHost<'_, '_> {
         self.event_loop.py().detach(wait)
     }
 
+    /// While this is the only thread that Python knows of, nobody is kept waiting for the GIL. Another
+    /// one is known before it can wait.
+    #[inline]
+    fn may_look_first(&self) -> bool {
+        // SAFETY: the GIL is held, and of what these return only the calling thread's own state is
+        // looked into. That stays: it is the calling thread's.
+        unsafe {
+            let (thread, interpreter) = (ffi::PyThreadState_Get(), ffi::PyInterpreterState_Get());
+            ffi::PyInterpreterState_ThreadHead(interpreter) == thread
+                && ffi::PyThreadState_Next(thread).is_null()
+                && ffi::PyInterpreterState_Head() == interpreter
+                && ffi::PyInterpreterState_Next(interpreter).is_null()
+        }
+    }
+
     fn polled(&self, signals: &[u8]) -> PyResult<()> {
         // As in asyncio, Python's own handlers come first. The numbers are out of the pipe: the loop's
         // handlers hear of them, whatever those raise.

@@ -15,7 +15,7 @@ use std::{
 use crate::{
     Clock, Errno, Result,
     inbox::Inbox,
-    poller::{Events, Readiness, Token},
+    poller::{Events, Poller, Readiness, Token},
     process::Process,
     registry::{Opened, Reactor},
     timer::{Key, Timers},
@@ -52,6 +52,12 @@ pub trait Host<K: Kind> {
     /// Runs a wait that may block, with whatever lock the host holds released.
     fn sleep<R: Send>(&self, wait: impl FnOnce() -> R + Send) -> R;
 
+    /// Whether it is worth a system call to see, before a sleep, if something is ready already: where
+    /// `sleep` releases a lock that nobody else can want, which costs more.
+    fn may_look_first(&self) -> bool {
+        false
+    }
+
     /// After each poll: `signals` arrived since the last one.
     fn polled(&self, signals: &[u8]) -> Result<(), Self::Exit>;
 
@@ -87,6 +93,9 @@ const LONGEST_POLL_NS: u64 = 24 * 3600 * 1_000_000_000;
 /// No sleep is to end for a timer sooner after the last one: timers that follow closely share a wake-up.
 const MIN_SLEEP_NS: u64 = 100_000;
 
+/// See [`Host::may_look_first`]: a busy loop finds something nearly always, and what waits for one peer never.
+const SLEEPS_AFTER_A_VAIN_LOOK: u32 = 16;
+
 pub struct Engine<K: Kind> {
     clock: Clock,
     /// How far the host's own clock is from ours.
@@ -107,6 +116,8 @@ pub struct Engine<K: Kind> {
     /// Between [`TICKS_WITHOUT_POLL`] and [`MAX_TICKS_WITHOUT_POLL`].
     ticks_allowed: Cell<u32>,
     last_poll_ns: Cell<u64>,
+    /// How many sleeps come before a look without sleeping is worth trying again.
+    looks_to_pass: Cell<u32>,
 }
 
 impl<K: Kind> Default for Engine<K> {
@@ -140,6 +151,7 @@ impl<K: Kind> Engine<K> {
             ticks_without_poll: Cell::new(0),
             ticks_allowed: Cell::new(TICKS_WITHOUT_POLL),
             last_poll_ns: Cell::new(0),
+            looks_to_pass: Cell::new(0),
         }
     }
 
@@ -233,7 +245,7 @@ impl<K: Kind> Engine<K> {
     fn poll<H: Host<K>>(&self, host: &H) -> Result<(), H::Exit> {
         let mut timeout_ns = self.poll_timeout_ns();
         if timeout_ns != Some(0) {
-            self.reactor.open().map_err(|error| host.cannot_sleep(error))?;
+            self.reactor.ensure_open().map_err(|error| host.cannot_sleep(error))?;
             if host.falls_asleep()? {
                 timeout_ns = self.poll_timeout_ns();
             }
@@ -278,7 +290,11 @@ impl<K: Kind> Engine<K> {
         let mut events = self.events.take().unwrap_or_default();
         // All that is ready runs before the timers that are due: what has arrived is not timed out.
         events.make_room(self.reactor.capacity());
-        let waited = if timeout_ns != Some(0) && self.inbox.fall_asleep() {
+        let waited = if timeout_ns == Some(0) {
+            poller.wait(Some(0), &mut events)
+        } else if self.looks_first(host) && self.finds_something(poller, &mut events) {
+            Ok(())
+        } else if self.inbox.fall_asleep() {
             let waited = host.sleep(|| poller.wait(timeout_ns, &mut events));
             self.inbox.wake_up();
             waited
@@ -302,6 +318,21 @@ impl<K: Kind> Engine<K> {
         let signals = self.take_events(opened, &mut events);
         self.events.set(Some(events));
         Ok(signals)
+    }
+
+    fn looks_first<H: Host<K>>(&self, host: &H) -> bool {
+        let to_pass = self.looks_to_pass.get();
+        self.looks_to_pass.set(to_pass.saturating_sub(1));
+        to_pass == 0 && host.may_look_first()
+    }
+
+    /// Polls without sleeping. In vain, or with an error, it is not tried again soon.
+    fn finds_something(&self, poller: &Poller, events: &mut Events) -> bool {
+        let found = poller.wait(Some(0), events).is_ok() && !events.is_empty();
+        if !found {
+            self.looks_to_pass.set(SLEEPS_AFTER_A_VAIN_LOOK);
+        }
+        found
     }
 
     /// How long the poll may sleep; `None` without end.
@@ -336,11 +367,17 @@ impl<K: Kind> Engine<K> {
         signals
     }
 
+    #[inline]
     fn take_inbox(&self) {
         if self.inbox.is_filled() {
-            let sent = self.inbox.take();
-            self.ready.borrow_mut().extend(sent.into_iter().map(Into::into));
+            self.take_what_was_sent();
         }
+    }
+
+    #[inline(never)]
+    fn take_what_was_sent(&self) {
+        let sent = self.inbox.take();
+        self.ready.borrow_mut().extend(sent.into_iter().map(Into::into));
     }
 
     fn take_due_timers(&self) {

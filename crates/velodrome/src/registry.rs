@@ -90,6 +90,11 @@ impl<S: Clone> Reactor<S> {
         self.opened.borrow().clone()
     }
 
+    #[inline]
+    pub(crate) fn ensure_open(&self) -> Result<()> {
+        if self.opened.borrow().is_none() { self.open().map(drop) } else { Ok(()) }
+    }
+
     /// The poller. The first call opens four descriptors.
     pub(crate) fn open(&self) -> Result<Rc<Opened>> {
         if let Some(opened) = self.opened() {

@@ -58,6 +58,7 @@ struct Program {
     trace: RefCell<Vec<String>>,
     batches: Cell<u32>,
     sleeps: Cell<u32>,
+    may_look_first: Cell<bool>,
     /// What the next sleep is preceded by.
     before_sleep: Cell<Option<fn(&Program)>>,
 }
@@ -69,6 +70,7 @@ impl Program {
             trace: RefCell::default(),
             batches: Cell::new(0),
             sleeps: Cell::new(0),
+            may_look_first: Cell::new(false),
             before_sleep: Cell::default(),
         }
     }
@@ -137,6 +139,10 @@ impl Host<Closures> for Program {
         wait()
     }
 
+    fn may_look_first(&self) -> bool {
+        self.may_look_first.get()
+    }
+
     fn polled(&self, signals: &[u8]) -> Result<(), &'static str> {
         for signal in signals {
             self.note(format!("signal {signal}"));
@@ -173,6 +179,41 @@ fn what_is_queued_before_a_sleep_is_not_slept_over() {
     program.run().unwrap();
     assert_eq!(program.trace(), ["queued"]);
     assert_eq!(program.sleeps.get(), 0);
+}
+
+#[test]
+fn a_look_before_the_sleep_finds_what_is_ready() {
+    for may_look_first in [false, true] {
+        let program = Program::new(Clock::default());
+        program.may_look_first.set(may_look_first);
+        let (reader, mut writer) = UnixStream::pair().unwrap();
+        writer.write_all(b"never read").unwrap();
+        let reactor = program.engine.reactor();
+        reactor.register(reader.as_raw_fd(), Named("socket"), Interest::READ).unwrap();
+        program.at(program.engine.now_ns() + 2_000_000, |program| program.engine.stop());
+        program.run().unwrap();
+        assert!(program.trace().len() > 1);
+        assert_eq!(program.sleeps.get() == 0, may_look_first);
+    }
+}
+
+#[test]
+fn a_vain_look_is_followed_by_a_sleep_until_something_comes() {
+    let program = Program::new(Clock::default());
+    program.may_look_first.set(true);
+    let (reader, mut writer) = UnixStream::pair().unwrap();
+    let reactor = program.engine.reactor();
+    reactor.register(reader.as_raw_fd(), Named("socket"), Interest::READ).unwrap();
+    let peer = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(2));
+        writer.write_all(b"late").unwrap();
+        writer
+    });
+    program.at(program.engine.now_ns() + 50_000_000, |program| program.engine.stop());
+    program.run().unwrap();
+    assert!(program.sleeps.get() > 0);
+    assert_eq!(program.trace()[0], "socket readable");
+    drop(peer.join().unwrap());
 }
 
 #[test]
