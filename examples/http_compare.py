@@ -1,6 +1,6 @@
 """The same HTTP service on velodrome and on stock asyncio, under load, side by side.
 
-    python examples/http_compare.py [--seconds 3] [--rounds 2] [--connections 32]
+    python examples/http_compare.py [--seconds 3] [--rounds 2] [--connections 32] [--report PAGE.html]
 
 Each measurement starts http_service.py as a fresh process and loads it from this one: so many
 keep-alive connections, each with one request on its way. Every answer is checked. Where there
@@ -9,20 +9,24 @@ are two cores, the service has one and the load another.
 
 import argparse
 import contextlib
+import importlib.metadata
 import os
+import platform
 import select
 import signal
 import socket
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from http_report import COST, LOOPS, RATE, Comparison, Measurement, page, shown
 
 SERVICE = Path(__file__).with_name("http_service.py")
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n"
 BODY = b"Hello from an asyncio event loop!\n"
-LOOPS = ["velodrome", "asyncio"]
 SILENCE_SECONDS = 10  # a service that says nothing for so long is broken
 
 
@@ -33,8 +37,10 @@ class Connection:
         self.socket = socket.create_connection(address, timeout=SILENCE_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = b""
+        self.asked_at = 0.0
 
     def ask(self):
+        self.asked_at = time.monotonic()
         self.socket.sendall(REQUEST)
 
     def has_answer(self, answer_length):
@@ -69,8 +75,8 @@ def length_of_first_answer(connection):
 
 
 def load(connections, answer_length, until):
-    """Ask and check answers on all connections until the clock says `until`; return how many."""
-    answers = 0
+    """Ask and check answers on all connections until the clock says `until`; return how long each answer took."""
+    latencies = []
     with select.epoll() as poller:
         by_fd = {connection.socket.fileno(): connection for connection in connections}
         for fd, connection in by_fd.items():
@@ -85,12 +91,12 @@ def load(connections, answer_length, until):
             for fd, _ in events:
                 connection = by_fd[fd]
                 if connection.has_answer(answer_length):
-                    answers += 1
+                    latencies.append(time.monotonic() - connection.asked_at)
                     if more:
                         connection.ask()
                     else:
                         waiting -= 1
-    return answers
+    return latencies
 
 
 def cpu_seconds(pid):
@@ -124,7 +130,7 @@ def service(loop_name, core):
 
 
 def measure(loop_name, seconds, connection_count, core):
-    """Load one fresh service; return (answers, elapsed seconds, its CPU seconds)."""
+    """Load one fresh service; return its Measurement."""
     with service(loop_name, core) as (pid, address), contextlib.ExitStack() as stack:
         connections = [Connection(address) for _ in range(connection_count)]
         for connection in connections:
@@ -132,14 +138,44 @@ def measure(loop_name, seconds, connection_count, core):
         answer_length = length_of_first_answer(connections[0])
         load(connections, answer_length, time.monotonic() + 0.5)  # warm: imports, allocations
 
-        answers = 0
+        latencies = []
         cpu_before, started = cpu_seconds(pid), time.monotonic()
         for second in range(1, seconds + 1):
             done = load(connections, answer_length, started + second)
-            answers += done
-            print(f"  {loop_name:<10} second {second} of {seconds}: {done:>7,} requests", flush=True)
-        elapsed = time.monotonic() - started
-        return answers, elapsed, cpu_seconds(pid) - cpu_before
+            latencies += done
+            print(f"  {loop_name:<10} second {second} of {seconds}: {len(done):>7,} requests", flush=True)
+        elapsed, cpu = time.monotonic() - started, cpu_seconds(pid) - cpu_before
+        return Measurement(loop_name, len(latencies), elapsed, cpu, sorted(latencies))
+
+
+def facts():
+    """What a reader of the numbers has to know of where they were measured."""
+    with open("/proc/cpuinfo") as cpuinfo:
+        models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
+    packages = ("velodrome", "uvicorn", "httptools")
+    return {
+        "Date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        "Processor": f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores",
+        "System": f"{platform.system()} {platform.release()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "Packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
+    }
+
+
+def how(arguments, cores):
+    """How it was measured, in sentences."""
+    where = "a core of its own" if len(cores) > 1 else "the one core that the load is on, too"
+    return [
+        f"uvicorn serves a small ASGI application on {where}. One process loads it by {arguments.connections}"
+        " keep-alive connections over loopback, each with one request on its way, and checks every answer. Each of"
+        f" the {arguments.rounds} measurements of a loop starts a fresh process, warms it for half a second and lasts"
+        f" {arguments.seconds} s; the loops take turns.",
+        "A latency is from before a request is sent until its answer is complete, as the load sees it. A connection"
+        " asks again when it has its answer: the load is as heavy as the service allows, and its latencies are those"
+        " of a full queue, not of a service that has little to do.",
+        "A difference is called clear where no measurement of one loop lies among those of the other. So few of them"
+        " do not tell a small difference from chance, and other machines and services give other numbers.",
+    ]
 
 
 def main():
@@ -147,6 +183,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=3, help="per measurement")
     parser.add_argument("--rounds", type=int, default=2, help="measurements per loop, taken in turn")
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--report", type=Path, help="a file for the same as an HTML page")
     arguments = parser.parse_args()
 
     cores = sorted(os.sched_getaffinity(0))
@@ -155,23 +192,22 @@ def main():
         service_core = cores[0]
         os.sched_setaffinity(0, {cores[1]})
 
-    totals = {name: [0, 0.0, 0.0] for name in LOOPS}
+    measurements = []
     for round_number in range(arguments.rounds):
         # Turn the order round, so that a machine getting slower or faster favours neither.
         for name in LOOPS if round_number % 2 == 0 else reversed(LOOPS):
-            result = measure(name, arguments.seconds, arguments.connections, service_core)
-            totals[name] = [total + part for total, part in zip(totals[name], result, strict=True)]
+            measurements.append(measure(name, arguments.seconds, arguments.connections, service_core))
 
-    rates = [totals[name][0] / totals[name][1] for name in LOOPS]
-    costs = [totals[name][2] / totals[name][0] * 1e6 for name in LOOPS]
+    comparison = Comparison(measurements)
+    rates, costs = ([shown(value, metric.format) for value in comparison.values(metric)] for metric in (RATE, COST))
     print(f"\n{'':<28}{LOOPS[0]:>12}{LOOPS[1]:>12}")
-    print(f"{'requests per second':<28}{rates[0]:>12,.0f}{rates[1]:>12,.0f}")
-    print(f"{'server CPU per request, µs':<28}{costs[0]:>12.1f}{costs[1]:>12.1f}")
-    print(
-        f"\nOn this machine, velodrome served {rates[0] / rates[1]:.2f} times the requests"
-        f" for {costs[0] / costs[1]:.2f} times the CPU each"
-        f" (uvicorn, {arguments.connections} connections, keep-alive)."
-    )
+    print(f"{RATE.title:<28}{rates[0]:>12}{rates[1]:>12}")
+    print(f"{COST.title:<28}{costs[0]:>12}{costs[1]:>12}")
+    print(f"\nOn this machine, {comparison.sentence()} (uvicorn, {arguments.connections} connections, keep-alive).")
+    if arguments.report:
+        arguments.report.parent.mkdir(parents=True, exist_ok=True)
+        arguments.report.write_text(page(measurements, facts(), how(arguments, cores)), encoding="utf-8")
+        print(f"With latencies, as a page: {arguments.report}")
 
 
 if __name__ == "__main__":

@@ -9,4 +9,4 @@ printf '\n== asyncio.set_event_loop(), on velodrome\n\n'
 "$python" -m velodrome examples/set_event_loop.py
 
 printf '\n== an HTTP service, on velodrome and on stock asyncio\n\n'
-"$python" examples/http_compare.py
+"$python" examples/http_compare.py --report target/run/report.html
