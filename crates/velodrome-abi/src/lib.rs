@@ -14,6 +14,7 @@
 //! or freeing a loop may happen in any thread, so `drop` must be right in any.
 
 #![no_std]
+#![forbid(unsafe_code)]
 
 use core::{
     ffi::{CStr, c_int, c_void},

@@ -30,13 +30,23 @@
 //! holds a reference to the loop, in whatever way, keeps it alive until the future is done or the loop is
 //! closed, since Python's garbage collector cannot look into it.
 
+#![deny(unsafe_code)]
+
+#[forbid(unsafe_code)]
 mod await_py;
+#[forbid(unsafe_code)]
 mod bridge;
+#[allow(unsafe_code)]
 mod fallback;
+#[allow(unsafe_code)]
 mod gil;
+#[forbid(unsafe_code)]
 mod into_py;
+#[forbid(unsafe_code)]
 mod loop_state;
+#[allow(unsafe_code)]
 mod native;
+#[allow(unsafe_code)]
 mod shared;
 
 pub use await_py::{AwaitPy, await_py};

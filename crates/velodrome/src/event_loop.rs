@@ -1,5 +1,6 @@
 //! The event loop for Rust programs: closures and futures on the engine.
 
+#[forbid(unsafe_code)]
 mod kind;
 mod lent;
 

@@ -66,45 +66,74 @@
 
 #![deny(unsafe_code)]
 
+#[forbid(unsafe_code)]
 pub mod client;
+#[forbid(unsafe_code)]
 pub mod clock;
 pub mod datagram;
+#[forbid(unsafe_code)]
 pub mod driver;
+#[forbid(unsafe_code)]
 pub mod engine;
+#[forbid(unsafe_code)]
 pub mod error;
 pub mod executor;
+#[forbid(unsafe_code)]
 pub mod inbox;
+#[forbid(unsafe_code)]
 pub mod life;
+#[forbid(unsafe_code)]
 pub mod net;
+#[forbid(unsafe_code)]
 pub mod pipe;
 pub mod poller;
 pub mod process;
 pub mod registry;
+#[forbid(unsafe_code)]
 pub mod server;
+#[forbid(unsafe_code)]
 pub mod signal;
+#[forbid(unsafe_code)]
 pub mod stream;
+#[forbid(unsafe_code)]
 pub mod timer;
 pub mod tls;
+#[forbid(unsafe_code)]
 pub mod waker;
 
+#[forbid(unsafe_code)]
 mod async_fd;
+#[forbid(unsafe_code)]
 mod command;
+#[forbid(unsafe_code)]
 mod endpoint;
 mod event_loop;
+#[forbid(unsafe_code)]
 mod events;
+#[forbid(unsafe_code)]
 mod gather;
+#[forbid(unsafe_code)]
 mod handle;
+#[forbid(unsafe_code)]
 mod io_traits;
+#[forbid(unsafe_code)]
 mod panics;
+#[forbid(unsafe_code)]
 mod pipe_ends;
+#[forbid(unsafe_code)]
 mod protocol;
+#[forbid(unsafe_code)]
 mod readers;
 mod signals;
 mod sync;
 mod task;
+#[forbid(unsafe_code)]
 mod task_group;
+#[forbid(unsafe_code)]
 mod thread_pool;
+#[forbid(unsafe_code)]
 mod time;
+#[forbid(unsafe_code)]
 mod transport;
 
 pub use async_fd::{Async, Direction, FdWakers};

@@ -12,6 +12,7 @@
 
 mod bio;
 pub mod libssl;
+#[forbid(unsafe_code)]
 mod records;
 
 use std::{
