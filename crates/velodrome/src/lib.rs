@@ -155,7 +155,7 @@ pub use net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 pub use panics::panic_message;
 pub use pipe_ends::{PipeReader, PipeWriter, stderr, stdin, stdout};
 pub use poller::{Interest, Readiness};
-pub use protocol::{DatagramProtocol, Protocol};
+pub use protocol::{BufferedProtocol, DatagramProtocol, Protocol};
 pub use rustix::process::Signal;
 pub use signals::{Signals, signal};
 pub use sync::{

@@ -6,7 +6,8 @@ use crate::{DatagramTransport, Transport};
 
 /// Who hears of a connection, as `asyncio.Protocol`. Each method does nothing until it is implemented.
 ///
-/// The calls come in this order: `connection_made` once; `data_received` any number of times, then
+/// The calls come in this order: `connection_made` once; `data_received` (or the methods of a
+/// [`BufferedProtocol`]) any number of times, then
 /// `eof_received` at most once; `connection_lost` once. Only a loop that is closed calls no more, not even
 /// `connection_lost`: it drops the protocol.
 ///
@@ -65,6 +66,76 @@ pub trait Protocol {
 
     /// No more waits than the low mark: see [`Protocol::pause_writing`].
     fn resume_writing(&mut self) {}
+
+    /// `Some(self)` of a [`BufferedProtocol`], which is told of data by its methods, not by
+    /// [`Protocol::data_received`]. Asked once for each connection that has this protocol.
+    fn buffered(&mut self) -> Option<&mut dyn BufferedProtocol> {
+        None
+    }
+}
+
+/// A protocol with a receive buffer of its own, as `asyncio.BufferedProtocol`: what arrives is written there
+/// by the socket, and copied by nobody. [`Protocol::buffered`] says that a protocol is one.
+///
+/// ```
+/// use std::io;
+/// use velodrome::{BufferedProtocol, Protocol, TcpStream, Transport};
+///
+/// /// Answers each message of 4 bytes with its sum.
+/// #[derive(Default)]
+/// struct Sums {
+///     transport: Option<Transport>,
+///     message: [u8; 4],
+///     filled: usize,
+/// }
+///
+/// impl Protocol for Sums {
+///     fn connection_made(&mut self, transport: Transport) {
+///         self.transport = Some(transport);
+///     }
+///
+///     fn buffered(&mut self) -> Option<&mut dyn BufferedProtocol> {
+///         Some(self)
+///     }
+/// }
+///
+/// impl BufferedProtocol for Sums {
+///     fn get_buffer(&mut self, _size_hint: Option<usize>) -> &mut [u8] {
+///         &mut self.message[self.filled..]
+///     }
+///
+///     fn buffer_updated(&mut self, count: usize) {
+///         self.filled += count;
+///         if self.filled == self.message.len() {
+///             let transport = self.transport.as_ref().expect("the connection was made");
+///             transport.write(&[self.message.iter().sum()]);
+///             self.filled = 0;
+///         }
+///     }
+/// }
+///
+/// velodrome::run(async {
+///     let event_loop = velodrome::get_running_loop().unwrap();
+///     let server = event_loop.create_server(Sums::default, "127.0.0.1:0").await?;
+///     let client = TcpStream::connect(server.sockets()[0]).await?;
+///     client.write_all(&[1, 2, 3, 4, 5, 6, 7, 8]).await?;
+///     let mut answers = [0; 2];
+///     client.read_exact(&mut answers).await?;
+///     assert_eq!(answers, [10, 26]);
+///     io::Result::Ok(())
+/// })??;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait BufferedProtocol: Protocol {
+    /// Where what arrives next is to be written. An empty buffer ends the connection, as a panic does.
+    ///
+    /// `size_hint`: the size that the buffer should have at least. A transport gives none; who hands data on that
+    /// it has already does.
+    fn get_buffer(&mut self, size_hint: Option<usize>) -> &mut [u8];
+
+    /// The first `count` bytes of the buffer have arrived. Not called if [`BufferedProtocol::get_buffer`] was
+    /// called in vain.
+    fn buffer_updated(&mut self, count: usize);
 }
 
 /// Who hears of datagrams, as `asyncio.DatagramProtocol`. Each method does nothing until it is implemented.

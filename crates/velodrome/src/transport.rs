@@ -175,7 +175,7 @@ impl Transport {
     /// protocol was told that the connection is lost.
     pub fn set_protocol(&self, protocol: Rc<RefCell<dyn Protocol>>) {
         self.0.flush_if_deferred();
-        self.0.base.set_protocol(protocol);
+        self.0.set_protocol(protocol);
     }
 
     /// The protocol, until the connection is lost.

@@ -144,6 +144,7 @@ pub(super) trait Based: Endpoint + Sized + 'static {
         result
     }
 
+    /// As [`Based::call`]; what is owed stays owed.
     fn call_once<R>(
         self: &Rc<Self>,
         name: &str,

@@ -36,6 +36,8 @@ pub(super) struct Connection {
     pub stream: Stream<Vec<u8>>,
     /// The server that accepted it, and its number there.
     server: Cell<Option<(Rc<Serving>, usize)>>,
+    /// Whether the protocol has a buffer of its own; `None` until it is asked.
+    is_buffered: Cell<Option<bool>>,
     pub local_addr: Option<SocketAddr>,
     pub peer_addr: Option<SocketAddr>,
 }
@@ -54,6 +56,7 @@ impl Connection {
             peer_addr: getpeername(&fd).ok().flatten().and_then(|address| address.try_into().ok()),
             base: Base::new(event_loop, fd, protocol),
             server: Cell::new(None),
+            is_buffered: Cell::new(None),
         });
         connection.start()?;
         if let Some(server) = server {
@@ -63,9 +66,15 @@ impl Connection {
         Ok(connection)
     }
 
+    pub fn set_protocol(&self, protocol: AnyProtocol) {
+        self.is_buffered.set(None);
+        self.base.set_protocol(protocol);
+    }
+
     // ---- reading -----------------------------------------------------------------------------
 
     fn open(self: &Rc<Self>) {
+        let _ = self.is_buffered();
         let transport = Transport(self.clone());
         self.call("connection_made", |protocol| protocol.connection_made(transport));
         self.stream.start_reading();
@@ -80,6 +89,11 @@ impl Connection {
             // the poller so.
             return self.set_interest(false);
         }
+        match self.is_buffered() {
+            Some(false) => {}
+            Some(true) => return self.read_into_protocol(),
+            None => return,
+        }
         let Some(event_loop) = self.base.event_loop() else { return };
         let mut scratch = event_loop.endpoints().take_scratch();
         match self.base.with_fd(|fd| self.stream.receive(fd, &mut scratch[..])) {
@@ -91,6 +105,67 @@ impl Connection {
             Err(error) => self.fatal(error.into()),
         }
         event_loop.endpoints().put_back_scratch(scratch);
+    }
+
+    /// `None` if the protocol panicked.
+    #[inline]
+    fn is_buffered(self: &Rc<Self>) -> Option<bool> {
+        self.is_buffered.get().or_else(|| self.ask_whether_buffered())
+    }
+
+    #[cold]
+    fn ask_whether_buffered(self: &Rc<Self>) -> Option<bool> {
+        loop {
+            self.is_buffered.set(Some(false));
+            let answer = self.call("buffered", |protocol| protocol.buffered().is_some())?;
+            // The protocol may have been exchanged meanwhile.
+            if self.is_buffered.get().is_some() {
+                self.is_buffered.set(Some(answer));
+                return Some(answer);
+            }
+        }
+    }
+
+    /// Into the buffer of the protocol, which stays borrowed meanwhile.
+    fn read_into_protocol(self: &Rc<Self>) {
+        // What it is owed is told after `buffer_updated`: nobody comes in between.
+        let received = self.call_once("get_buffer", |protocol| {
+            let buffer = protocol.buffered()?.get_buffer(None);
+            if buffer.is_empty() {
+                return None;
+            }
+            Some(self.base.with_fd(|fd| self.stream.receive(fd, buffer)))
+        });
+        if !matches!(received, Some(Some(Ok(1..)))) {
+            self.tell_owed();
+        }
+        match received {
+            Some(Some(Ok(0))) => self.ended(),
+            Some(Some(Ok(count))) => {
+                let updated = self.call("buffer_updated", |protocol| {
+                    protocol.buffered().map(|protocol| protocol.buffer_updated(count))
+                });
+                if updated == Some(None) {
+                    self.buffering_failed("buffer_updated", "the protocol has no buffer any more");
+                }
+            }
+            Some(Some(Err(error))) if is_retry(error) => {}
+            Some(Some(Err(error))) => self.fatal(error.into()),
+            Some(None) => {
+                self.buffering_failed("get_buffer", "get_buffer() returned an empty buffer");
+            }
+            // It panicked, and that was told.
+            None => {}
+        }
+    }
+
+    #[cold]
+    fn buffering_failed(self: &Rc<Self>, method: &str, why: &'static str) {
+        if let Some(event_loop) = self.base.event_loop() {
+            let message = format!("Fatal error: protocol.{method}() call failed.");
+            event_loop.tell_of(message, Box::new(why));
+        }
+        self.fatal(io::Error::other(why));
     }
 
     fn ended(self: &Rc<Self>) {

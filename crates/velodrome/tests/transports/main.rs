@@ -1,5 +1,6 @@
 //! Transports and protocols: asyncio's rules for who is called, when, and what may be done meanwhile.
 
+mod buffered;
 mod datagrams;
 mod recorder;
 mod servers;
