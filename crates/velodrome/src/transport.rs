@@ -6,7 +6,13 @@ mod connection;
 mod datagram;
 mod server;
 
-use std::{cell::RefCell, fmt, net::SocketAddr, rc::Rc};
+use std::{
+    cell::RefCell,
+    fmt,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
+    rc::Rc,
+};
 
 use base::Based;
 use connection::Connection;
@@ -169,6 +175,37 @@ impl Transport {
     /// The connection's own end; nothing for a Unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.0.local_addr
+    }
+
+    /// Has `look` look at the socket, as `get_extra_info("socket")` is for: options, credentials of the peer, its
+    /// number. `None` once the connection is lost. Whoever reads, writes or shuts it down confuses the transport.
+    ///
+    /// ```
+    /// use std::{io, net::TcpStream, os::fd::AsRawFd};
+    /// use velodrome::{Protocol, TcpListener};
+    ///
+    /// struct Nothing;
+    /// impl Protocol for Nothing {}
+    ///
+    /// velodrome::run(async {
+    ///     let event_loop = velodrome::get_running_loop().unwrap();
+    ///     let listener = TcpListener::bind("127.0.0.1:0").await?;
+    ///     let address = listener.local_addr()?;
+    ///     let (transport, _) = event_loop.create_connection(|| Nothing, address).await?;
+    ///     let number = transport.with_socket(|socket| socket.as_raw_fd());
+    ///     assert!(number.is_some_and(|number| number > 2));
+    ///     // A duplicate is a socket of the standard library, with all that it can set.
+    ///     let duplicate = transport.with_socket(|socket| socket.try_clone_to_owned());
+    ///     let duplicate = TcpStream::from(duplicate.expect("it is open")?);
+    ///     duplicate.set_ttl(7)?;
+    ///     assert!(duplicate.nodelay()?);
+    ///     transport.close();
+    ///     io::Result::Ok(())
+    /// })??;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_socket<R>(&self, look: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
+        self.0.base.socket().map(|socket| look(socket.as_fd()))
     }
 
     /// Has another protocol called from now on. It is not told of the connection. Nothing happens once the

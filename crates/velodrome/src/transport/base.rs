@@ -27,7 +27,7 @@ type Call<P> = (&'static str, Box<dyn FnOnce(&mut P)>);
 
 pub(super) struct Base<P: ?Sized> {
     /// `None` once the protocol was told of the end.
-    fd: RefCell<Option<OwnedFd>>,
+    fd: RefCell<Option<Rc<OwnedFd>>>,
     number: RawFd,
     event_loop: Weak<Inner>,
     /// `None` as `fd`, so that no cycle stays.
@@ -48,7 +48,7 @@ impl<P: ?Sized> Base<P> {
     pub fn new(event_loop: &Rc<Inner>, fd: OwnedFd, protocol: Rc<RefCell<P>>) -> Self {
         Base {
             number: fd.as_raw_fd(),
-            fd: RefCell::new(Some(fd)),
+            fd: RefCell::new(Some(Rc::new(fd))),
             event_loop: Rc::downgrade(event_loop),
             protocol: RefCell::new(Some(protocol)),
             calls: Cell::new(0),
@@ -69,6 +69,11 @@ impl<P: ?Sized> Base<P> {
             Some(fd) => operation(fd.as_fd()),
             None => Err(Errno::BADF),
         }
+    }
+
+    /// The descriptor, which is open as long as this is kept.
+    pub fn socket(&self) -> Option<Rc<OwnedFd>> {
+        self.fd.borrow().clone()
     }
 
     pub fn protocol(&self) -> Option<Rc<RefCell<P>>> {

@@ -2,7 +2,13 @@
 //!
 //! The model's [`DatagramSocket`] decides, as its stream does for a connection.
 
-use std::{cell::RefCell, fmt, io, net::SocketAddr, os::fd::OwnedFd, rc::Rc};
+use std::{
+    cell::RefCell,
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    rc::Rc,
+};
 
 use rustix::net::{RecvFlags, SocketAddrAny, getsockname, recvfrom};
 
@@ -98,6 +104,11 @@ impl DatagramTransport {
     /// The address that the socket is connected to.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.0.peer
+    }
+
+    /// See [`Transport::with_socket`](crate::Transport::with_socket).
+    pub fn with_socket<R>(&self, look: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
+        self.0.base.socket().map(|socket| look(socket.as_fd()))
     }
 
     /// See [`Transport::set_protocol`](crate::Transport::set_protocol).

@@ -15,7 +15,11 @@ use std::{
 use recorder::{
     Log, MEGABYTE, Recorder, connected, over, read_what_is_there, the_loop, told, turns, until,
 };
-use velodrome::{new_event_loop, run};
+use rustix::net::{
+    AddressFamily, SocketType,
+    sockopt::{socket_domain, socket_type},
+};
+use velodrome::{DatagramProtocol, new_event_loop, run};
 
 // ---- the order of calls ----------------------------------------------------------------------
 
@@ -120,6 +124,37 @@ fn a_reset_is_what_the_connection_was_lost_by() {
     })
     .unwrap();
 }
+
+#[test]
+fn the_socket_can_be_looked_at_until_the_connection_is_lost() {
+    let event_loop = new_event_loop();
+    let runs = event_loop.clone();
+    let transport = event_loop.run_until_complete(async move {
+        let (lost, protocol, _peer) = connected(Recorder::default()).await;
+        lost.close();
+        assert_eq!(lost.with_socket(|socket| socket_domain(socket)), Some(Ok(AddressFamily::UNIX)));
+        over(&protocol).await;
+        assert_eq!(lost.with_socket(|_| ()), None);
+
+        let local = "127.0.0.1:0".parse().ok();
+        let datagrams = runs.create_datagram_endpoint(|| Nobody, local, None).await.unwrap().0;
+        assert_eq!(
+            datagrams.with_socket(|socket| socket_type(socket)),
+            Some(Ok(SocketType::DGRAM))
+        );
+        connected(Recorder::default()).await.0
+    });
+    // It stays open while somebody looks at it.
+    let looked = transport.unwrap().with_socket(|socket| {
+        event_loop.close().unwrap();
+        socket_domain(socket)
+    });
+    assert_eq!(looked, Some(Ok(AddressFamily::UNIX)));
+}
+
+struct Nobody;
+
+impl DatagramProtocol for Nobody {}
 
 // ---- reading ---------------------------------------------------------------------------------
 
