@@ -166,4 +166,4 @@ pub use task::{ExceptionContext, Step, Task, TaskError, TaskHandle, Woken};
 pub use task_group::{Failure, TaskGroup, TaskGroupError, task_group};
 pub use time::{Sleep, TimedOut, sleep, timeout};
 pub use timer::{Key as TimerKey, Timers};
-pub use transport::{DatagramTransport, Server, Transport};
+pub use transport::{DatagramTransport, Server, ServerOptions, Transport};

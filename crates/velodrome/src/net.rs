@@ -15,10 +15,10 @@ pub use rustix::net::{
     SocketType, addr::SocketAddrStorage, recvfrom, sockopt::socket_domain as socket_family,
 };
 use rustix::net::{getsockname, sockopt};
-pub(crate) use tcp::{BACKLOG, listen_at, socket_of};
+pub(crate) use tcp::{BACKLOG, bind_at, socket_of};
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;
-pub(crate) use unix::listen_at_path;
+pub(crate) use unix::bind_at_path;
 pub use unix::{UnixListener, UnixStream};
 
 /// Every send is one that cannot block, and every receive has `DONTWAIT`, whatever the descriptor is

@@ -17,7 +17,7 @@ use std::{
 use base::Based;
 use connection::Connection;
 pub use datagram::DatagramTransport;
-pub use server::Server;
+pub use server::{Server, ServerOptions};
 
 use crate::{life::Phase, protocol::Protocol, stream::HIGH_WATER_BYTES};
 

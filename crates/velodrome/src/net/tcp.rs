@@ -166,15 +166,23 @@ impl AsFd for TcpListener {
     }
 }
 
-/// A socket that listens at an address.
-pub(crate) fn listen_at(address: SocketAddr) -> io::Result<OwnedFd> {
+fn listen_at(address: SocketAddr) -> io::Result<OwnedFd> {
+    let fd = bind_at(address, false)?;
+    listen(&fd, BACKLOG)?;
+    Ok(fd)
+}
+
+/// A socket that has an address, at which it does not listen yet.
+pub(crate) fn bind_at(address: SocketAddr, reuse_port: bool) -> io::Result<OwnedFd> {
     let fd = socket_of(address, SocketType::STREAM)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
+    if reuse_port {
+        sockopt::set_socket_reuseport(&fd, true)?;
+    }
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&fd, true)?;
     }
     bind(&fd, &address)?;
-    listen(&fd, BACKLOG)?;
     Ok(fd)
 }
 

@@ -129,10 +129,15 @@ impl AsFd for UnixListener {
     }
 }
 
-/// A socket that listens at a path.
-pub(crate) fn listen_at_path(path: &Path) -> io::Result<OwnedFd> {
+fn listen_at_path(path: &Path) -> io::Result<OwnedFd> {
+    let fd = bind_at_path(path)?;
+    listen(&fd, BACKLOG)?;
+    Ok(fd)
+}
+
+/// A socket that has a path, at which it does not listen yet.
+pub(crate) fn bind_at_path(path: &Path) -> io::Result<OwnedFd> {
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     bind(&fd, &SocketAddrUnix::new(path)?)?;
-    listen(&fd, BACKLOG)?;
     Ok(fd)
 }

@@ -19,11 +19,11 @@ use super::{
     base::Based,
     connection::{AnyProtocol, Connection},
     datagram::Endpoint,
-    server::Serving,
+    server::{ServerOptions, Serving},
 };
 use crate::{
     Errno, Error, EventLoop, TcpStream, UnixStream, driver,
-    net::{ToAddresses, listen_at, listen_at_path, resolve, set_nodelay, socket_of},
+    net::{ToAddresses, bind_at, bind_at_path, resolve, set_nodelay, socket_of},
     protocol::{DatagramProtocol, Protocol},
 };
 
@@ -122,9 +122,38 @@ impl EventLoop {
         factory: impl FnMut() -> P + 'static,
         to: impl ToAddresses,
     ) -> io::Result<Server> {
+        self.create_server_with(factory, to, ServerOptions::default()).await
+    }
+
+    /// As [`EventLoop::create_server`], in the way that `options` say.
+    ///
+    /// ```
+    /// use velodrome::{Protocol, ServerOptions, TcpStream};
+    ///
+    /// struct Nothing;
+    /// impl Protocol for Nothing {}
+    ///
+    /// velodrome::run(async {
+    ///     let event_loop = velodrome::get_running_loop().unwrap();
+    ///     let options = ServerOptions { start_serving: false, ..ServerOptions::default() };
+    ///     let server = event_loop.create_server_with(|| Nothing, "127.0.0.1:0", options).await?;
+    ///     let address = server.sockets()[0];
+    ///     assert!(!server.is_serving() && TcpStream::connect(address).await.is_err());
+    ///     server.start_serving().await?;
+    ///     assert!(server.is_serving() && TcpStream::connect(address).await.is_ok());
+    ///     std::io::Result::Ok(())
+    /// })??;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn create_server_with<P: Protocol + 'static>(
+        &self,
+        factory: impl FnMut() -> P + 'static,
+        to: impl ToAddresses,
+        options: ServerOptions,
+    ) -> io::Result<Server> {
         self.check_it_polls()?;
-        let sockets = listen_at_all(resolve(to).await?)?;
-        Ok(Server(Serving::start(self.inner(), sockets, None, boxed(factory))?))
+        let sockets = bind_at_all(resolve(to).await?, options.reuse_port)?;
+        Ok(Server(Serving::new(self.inner(), sockets, None, options, boxed(factory))?))
     }
 
     /// As [`EventLoop::create_server`], at `path`. A socket that somebody left there is replaced, and the
@@ -134,13 +163,24 @@ impl EventLoop {
         factory: impl FnMut() -> P + 'static,
         path: impl AsRef<Path>,
     ) -> io::Result<Server> {
+        self.create_unix_server_with(factory, path, ServerOptions::default()).await
+    }
+
+    /// As [`EventLoop::create_unix_server`], in the way that `options` say.
+    pub async fn create_unix_server_with<P: Protocol + 'static>(
+        &self,
+        factory: impl FnMut() -> P + 'static,
+        path: impl AsRef<Path>,
+        options: ServerOptions,
+    ) -> io::Result<Server> {
         self.check_it_polls()?;
         let path = path.as_ref();
         if stat(path).is_ok_and(|at| FileType::from_raw_mode(at.st_mode) == FileType::Socket) {
             unlink(path)?;
         }
-        let sockets = vec![listen_at_path(path)?];
-        Ok(Server(Serving::start(self.inner(), sockets, Some(path.into()), boxed(factory))?))
+        let sockets = vec![bind_at_path(path)?];
+        let path = Some(path.into());
+        Ok(Server(Serving::new(self.inner(), sockets, path, options, boxed(factory))?))
     }
 
     /// Opens a UDP socket at `local`, or at any port, that sends to and receives from `remote` only if that
@@ -216,16 +256,16 @@ fn boxed<P: Protocol + 'static>(mut factory: impl FnMut() -> P) -> impl FnMut() 
     move || Rc::new(RefCell::new(factory()))
 }
 
-/// Listens at each address that the host has: a name may stand for others, too, as for `::1` where there
+/// A socket at each address that the host has: a name may stand for others, too, as for `::1` where there
 /// is no IPv6.
-fn listen_at_all(addresses: Vec<SocketAddr>) -> io::Result<Vec<OwnedFd>> {
+fn bind_at_all(addresses: Vec<SocketAddr>, reuse_port: bool) -> io::Result<Vec<OwnedFd>> {
     let mut sockets = Vec::new();
     let mut missing = None;
     for (at, address) in addresses.iter().enumerate() {
         if addresses[..at].contains(address) {
             continue;
         }
-        match listen_at(*address) {
+        match bind_at(*address, reuse_port) {
             Ok(socket) => sockets.push(socket),
             Err(error) if is_missing(&error) => missing = Some(error),
             Err(error) => return Err(error),

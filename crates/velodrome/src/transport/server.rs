@@ -14,7 +14,7 @@ use std::{
 
 use rustix::{
     fs::{Stat, stat, unlink},
-    net::getsockname,
+    net::{getsockname, listen},
 };
 use slab::Slab;
 
@@ -23,26 +23,96 @@ use super::{
     connection::{AnyProtocol, Connection},
 };
 use crate::{
-    Errno, Interest,
+    Errno, Error, Interest,
     endpoint::{Endpoint, Turn},
     event_loop::{FdSource, Inner},
     net::{BACKLOG, set_nodelay},
     panics::quietly,
     server::{Accepted, accept},
     sync::Event,
+    time::sleep,
 };
 
 /// asyncio's pause after descriptors or memory ran out.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// How [`EventLoop::create_server_with`](crate::EventLoop::create_server_with) makes a server: asyncio's
+/// keywords of `create_server`.
+///
+/// ```
+/// let options = velodrome::ServerOptions { reuse_port: true, ..Default::default() };
+/// assert!(options.start_serving);
+/// assert_eq!(options.backlog, 100);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct ServerOptions {
+    /// Whether it accepts connections from the begin. Otherwise it has its sockets, and listens at none before
+    /// [`Server::start_serving`] or [`Server::serve_forever`].
+    pub start_serving: bool,
+    /// How many connections may wait to be accepted.
+    pub backlog: u16,
+    /// Whether servers of other loops and processes may listen at the same address, if they say so, too: the kernel
+    /// gives each connection to one of them. Of TCP.
+    pub reuse_port: bool,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        ServerOptions { start_serving: true, backlog: BACKLOG as u16, reuse_port: false }
+    }
+}
+
 /// What [`EventLoop::create_server`](crate::EventLoop::create_server) made, as `asyncio.Server`. Clones are
 /// the same server.
 ///
-/// It serves until [`Server::close`], or until the loop is closed: dropping it changes nothing.
+/// It serves until [`Server::close`], or until the loop is closed: dropping it changes nothing, once it serves.
 #[derive(Clone)]
 pub struct Server(pub(super) Rc<Serving>);
 
 impl Server {
+    /// Accepts connections from now on, if it does not yet: see [`ServerOptions::start_serving`]. An error if it is
+    /// closed, or if the address was taken meanwhile, which closes it.
+    pub async fn start_serving(&self) -> io::Result<()> {
+        self.0.start()?;
+        sleep(Duration::ZERO).await;
+        Ok(())
+    }
+
+    /// Accepts connections until somebody closes the server and its connections are lost. (asyncio ends it with
+    /// `CancelledError` then.) Dropping the future, as when its task is cancelled, closes the server; asyncio waits for
+    /// the connections there, too, as [`Server::wait_closed`] does.
+    ///
+    /// An error if it is closed, or awaited in another task.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use velodrome::{Protocol, timeout};
+    ///
+    /// struct Nothing;
+    /// impl Protocol for Nothing {}
+    ///
+    /// velodrome::run(async {
+    ///     let event_loop = velodrome::get_running_loop().unwrap();
+    ///     let server = event_loop.create_server(|| Nothing, "127.0.0.1:0").await?;
+    ///     assert!(timeout(Duration::from_millis(1), server.serve_forever()).await.is_err());
+    ///     assert!(!server.is_serving());
+    ///     std::io::Result::Ok(())
+    /// })??;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn serve_forever(&self) -> io::Result<()> {
+        let serving = &self.0;
+        if serving.is_served_forever.get() && !serving.is_closed.get() {
+            let message = "the server is already being awaited on serve_forever()";
+            return Err(io::Error::other(message));
+        }
+        serving.start()?;
+        serving.is_served_forever.set(true);
+        let _ends = Ends(serving);
+        serving.is_over.wait().await;
+        Ok(())
+    }
+
     /// Accepts no more. Connections stay as they are. Idempotent.
     pub fn close(&self) {
         self.0.close();
@@ -69,7 +139,8 @@ impl Server {
 
     /// Whether it accepts connections.
     pub fn is_serving(&self) -> bool {
-        self.0.listeners.borrow().iter().any(|listener| listener.socket.borrow().is_some())
+        self.0.is_started.get()
+            && self.0.listeners.borrow().iter().any(|listener| listener.socket.borrow().is_some())
     }
 
     /// The addresses of its sockets, in asyncio's words `sockets`: none once it is closed, or of a Unix
@@ -77,6 +148,16 @@ impl Server {
     pub fn sockets(&self) -> Vec<SocketAddr> {
         let listeners = self.0.listeners.borrow();
         listeners.iter().filter_map(|listener| listener.address()).collect()
+    }
+}
+
+/// Who serves forever has ended.
+struct Ends<'a>(&'a Serving);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.is_served_forever.set(false);
     }
 }
 
@@ -94,7 +175,9 @@ impl fmt::Debug for Server {
 pub(super) struct Serving {
     listeners: RefCell<Vec<Rc<Listener>>>,
     clients: RefCell<Slab<Weak<Connection>>>,
+    is_started: Cell<bool>,
     is_closed: Cell<bool>,
+    is_served_forever: Cell<bool>,
     /// It is closed, and no client is left.
     is_over: Event,
     /// The socket of the file system that goes in the end, if it is still this one.
@@ -102,32 +185,55 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Listens at all of `sockets`, or at none.
-    pub fn start(
+    /// Of sockets that do not listen yet.
+    pub fn new(
         event_loop: &Rc<Inner>,
         sockets: Vec<OwnedFd>,
         path: Option<PathBuf>,
+        options: ServerOptions,
         factory: impl FnMut() -> AnyProtocol + 'static,
     ) -> io::Result<Rc<Self>> {
         let path = path.and_then(|path| stat(&path).ok().map(|at| (path, at)));
-        let serving = Rc::new(Serving {
-            listeners: RefCell::default(),
-            clients: RefCell::default(),
-            is_closed: Cell::new(false),
-            is_over: Event::new(),
-            path: Cell::new(path),
-        });
         let factory: Factory = Rc::new(RefCell::new(factory));
-        for socket in sockets {
-            match Listener::start(event_loop, socket, Rc::clone(&factory), &serving) {
-                Ok(listener) => serving.listeners.borrow_mut().push(listener),
-                Err(error) => {
-                    serving.close();
-                    return Err(error);
-                }
+        let serving = Rc::new_cyclic(|serving| {
+            let listener = |socket: OwnedFd| {
+                Rc::new(Listener {
+                    number: socket.as_raw_fd(),
+                    socket: RefCell::new(Some(socket)),
+                    backlog: options.backlog.into(),
+                    event_loop: Rc::downgrade(event_loop),
+                    factory: RefCell::new(Some(Rc::clone(&factory))),
+                    server: Weak::clone(serving),
+                    key: Cell::new(None),
+                })
+            };
+            Serving {
+                listeners: RefCell::new(sockets.into_iter().map(listener).collect()),
+                clients: RefCell::default(),
+                is_started: Cell::new(false),
+                is_closed: Cell::new(false),
+                is_served_forever: Cell::new(false),
+                is_over: Event::new(),
+                path: Cell::new(path),
             }
+        });
+        if options.start_serving {
+            serving.start()?;
         }
         Ok(serving)
+    }
+
+    /// Listens at all sockets, or closes.
+    fn start(&self) -> io::Result<()> {
+        if self.is_closed.get() {
+            return Err(io::Error::other("the server is closed"));
+        }
+        if self.is_started.replace(true) {
+            return Ok(());
+        }
+        let listeners = self.listeners.borrow().clone();
+        let started = listeners.iter().try_for_each(Listener::start);
+        started.inspect_err(|_| self.close())
     }
 
     fn close(&self) {
@@ -180,6 +286,7 @@ struct Listener {
     /// `None` once it is closed.
     socket: RefCell<Option<OwnedFd>>,
     number: RawFd,
+    backlog: i32,
     event_loop: Weak<Inner>,
     factory: RefCell<Option<Factory>>,
     server: Weak<Serving>,
@@ -188,27 +295,19 @@ struct Listener {
 }
 
 impl Listener {
-    fn start(
-        event_loop: &Rc<Inner>,
-        socket: OwnedFd,
-        factory: Factory,
-        server: &Rc<Serving>,
-    ) -> io::Result<Rc<Self>> {
-        // What it accepts inherits it.
-        set_nodelay(socket.as_fd());
-        let listener = Rc::new(Listener {
-            number: socket.as_raw_fd(),
-            socket: RefCell::new(Some(socket)),
-            event_loop: Rc::downgrade(event_loop),
-            factory: RefCell::new(Some(factory)),
-            server: Rc::downgrade(server),
-            key: Cell::new(None),
-        });
-        let source = FdSource::Endpoint(listener.clone());
-        let replaced = event_loop.reactor().register(listener.number, source, Interest::READ)?;
+    fn start(self: &Rc<Self>) -> io::Result<()> {
+        let event_loop = self.event_loop.upgrade().filter(|event_loop| !event_loop.is_closed());
+        let event_loop = event_loop.ok_or_else(|| io::Error::other(Error::Closed))?;
+        if let Some(socket) = &*self.socket.borrow() {
+            listen(socket, self.backlog)?;
+            // What it accepts inherits it.
+            set_nodelay(socket.as_fd());
+        }
+        let source = FdSource::Endpoint(self.clone());
+        let replaced = event_loop.reactor().register(self.number, source, Interest::READ)?;
         drop(replaced);
-        listener.key.set(Some(event_loop.endpoints().add(listener.clone())));
-        Ok(listener)
+        self.key.set(Some(event_loop.endpoints().add(self.clone())));
+        Ok(())
     }
 
     fn address(&self) -> Option<SocketAddr> {
@@ -218,7 +317,7 @@ impl Listener {
 
     /// Accepts who waits, up to as many as can wait.
     fn accept(self: &Rc<Self>) {
-        for _ in 0..=BACKLOG {
+        for _ in 0..=self.backlog {
             let accepted = match &*self.socket.borrow() {
                 Some(socket) => accept(socket.as_fd()),
                 // A protocol factory has closed the server.
@@ -305,9 +404,9 @@ impl Endpoint for Listener {
     fn let_go(&self) {
         let Some(socket) = self.socket.take() else { return };
         let event_loop = self.event_loop.upgrade();
-        let held = event_loop.map(|event_loop| {
-            let registered = event_loop.reactor().deregister(self.number);
-            (registered, self.key.take().and_then(|key| event_loop.endpoints().remove(key)))
+        // It is there once it listens.
+        let held = event_loop.zip(self.key.take()).map(|(event_loop, key)| {
+            (event_loop.reactor().deregister(self.number), event_loop.endpoints().remove(key))
         });
         drop(socket);
         let factory = self.factory.take();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use velodrome::{TcpStream, create_task, new_event_loop, run, sleep, timeout};
+use velodrome::{ServerOptions, TcpStream, create_task, new_event_loop, run, sleep, timeout};
 
 use crate::recorder::{LONG, Log, MEGABYTE, Recorder, echo, over, the_loop, told, turns, until};
 
@@ -63,6 +63,130 @@ fn a_closed_server_accepts_no_more_and_waits_for_its_connections() {
         server.close_clients();
         timeout(LONG, server.wait_closed()).await.unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_server_may_start_to_serve_later() {
+    let path = env::temp_dir().join(format!("velodrome-start-{}", process::id()));
+    run(async {
+        let options = ServerOptions { start_serving: false, ..ServerOptions::default() };
+        let event_loop = the_loop();
+        let server = event_loop.create_server_with(echo, "127.0.0.1:0", options).await.unwrap();
+        let address = server.sockets()[0];
+        assert!(!server.is_serving());
+        let refused = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        server.start_serving().await.unwrap();
+        server.start_serving().await.unwrap();
+        assert!(server.is_serving());
+        let client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+        server.close();
+        assert!(!server.is_serving());
+        let closed = server.start_serving().await.unwrap_err();
+        assert_eq!(closed.to_string(), "the server is closed");
+
+        let server = event_loop.create_unix_server_with(echo, &path, options).await.unwrap();
+        let refused = UnixStream::connect(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        server.start_serving().await.unwrap();
+        UnixStream::connect(&path).unwrap();
+        server.close();
+        assert!(!path.exists());
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_server_that_never_served_frees_its_address() {
+    run(async {
+        let options = ServerOptions { start_serving: false, ..ServerOptions::default() };
+        let event_loop = the_loop();
+        let server = event_loop.create_server_with(echo, "127.0.0.1:0", options).await.unwrap();
+        let address = server.sockets()[0];
+        drop(server);
+        let server = event_loop.create_server_with(echo, address, options).await.unwrap();
+        // Both have the address as long as nobody listens.
+        let other = event_loop.create_server_with(echo, address, options).await.unwrap();
+        server.start_serving().await.unwrap();
+        let taken = other.start_serving().await.unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        assert!(other.sockets().is_empty());
+        timeout(LONG, other.wait_closed()).await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_closed_loop_lets_no_server_start() {
+    let event_loop = new_event_loop();
+    let runs = event_loop.clone();
+    let server = event_loop.run_until_complete(async move {
+        let options = ServerOptions { start_serving: false, ..ServerOptions::default() };
+        runs.create_server_with(echo, "127.0.0.1:0", options).await.unwrap()
+    });
+    let server = server.unwrap();
+    event_loop.close().unwrap();
+    let refused = run(async move { server.start_serving().await }).unwrap();
+    assert_eq!(refused.unwrap_err().to_string(), "event loop is closed");
+}
+
+#[test]
+fn two_servers_share_an_address_if_both_say_so() {
+    run(async {
+        let options = ServerOptions { reuse_port: true, ..ServerOptions::default() };
+        let event_loop = the_loop();
+        let one = event_loop.create_server_with(echo, "127.0.0.1:0", options).await.unwrap();
+        let address = one.sockets()[0];
+        let other = event_loop.create_server_with(echo, address, options).await.unwrap();
+        assert_eq!(other.sockets(), [address]);
+        let refused = event_loop.create_server(echo, address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    })
+    .unwrap();
+}
+
+#[test]
+fn serving_forever_ends_when_the_server_is_closed_and_its_connections_are_lost() {
+    run(async {
+        let options = ServerOptions { start_serving: false, ..ServerOptions::default() };
+        let event_loop = the_loop();
+        let server = event_loop.create_server_with(echo, "127.0.0.1:0", options).await.unwrap();
+        let serves = server.clone();
+        let serving = create_task(async move { serves.serve_forever().await });
+        turns(2).await;
+        assert!(server.is_serving());
+        let twice = server.serve_forever().await.unwrap_err();
+        let message = "the server is already being awaited on serve_forever()";
+        assert_eq!(twice.to_string(), message);
+        let client = TcpStream::connect(server.sockets()[0]).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+        server.close();
+        turns(5).await;
+        assert!(!serving.done(), "it has a connection");
+        assert_eq!(server.serve_forever().await.unwrap_err().to_string(), "the server is closed");
+        drop(client);
+        timeout(LONG, serving).await.unwrap().unwrap().unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn cancelling_who_serves_forever_closes_the_server() {
+    run(async {
+        let server = the_loop().create_server(echo, "127.0.0.1:0").await.unwrap();
+        let serves = server.clone();
+        let serving = create_task(async move { serves.serve_forever().await });
+        turns(2).await;
+        assert!(server.is_serving());
+        serving.cancel();
+        assert!(serving.await.is_err());
+        assert!(!server.is_serving() && server.sockets().is_empty());
+        timeout(LONG, server.wait_closed()).await.unwrap();
     })
     .unwrap();
 }
