@@ -195,27 +195,25 @@ impl Serving {
     ) -> io::Result<Rc<Self>> {
         let path = path.and_then(|path| stat(&path).ok().map(|at| (path, at)));
         let factory: Factory = Rc::new(RefCell::new(factory));
-        let serving = Rc::new_cyclic(|serving| {
-            let listener = |socket: OwnedFd| {
-                Rc::new(Listener {
-                    number: socket.as_raw_fd(),
-                    socket: RefCell::new(Some(socket)),
-                    backlog: options.backlog.into(),
-                    event_loop: Rc::downgrade(event_loop),
-                    factory: RefCell::new(Some(Rc::clone(&factory))),
-                    server: Weak::clone(serving),
-                    key: Cell::new(None),
-                })
-            };
-            Serving {
-                listeners: RefCell::new(sockets.into_iter().map(listener).collect()),
-                clients: RefCell::default(),
-                is_started: Cell::new(false),
-                is_closed: Cell::new(false),
-                is_served_forever: Cell::new(false),
-                is_over: Event::new(),
-                path: Cell::new(path),
-            }
+        let listener = |socket: OwnedFd| {
+            Rc::new(Listener {
+                number: socket.as_raw_fd(),
+                socket: RefCell::new(Some(socket)),
+                backlog: options.backlog.into(),
+                event_loop: Rc::downgrade(event_loop),
+                factory: RefCell::new(Some(Rc::clone(&factory))),
+                server: RefCell::new(None),
+                key: Cell::new(None),
+            })
+        };
+        let serving = Rc::new(Serving {
+            listeners: RefCell::new(sockets.into_iter().map(listener).collect()),
+            clients: RefCell::default(),
+            is_started: Cell::new(false),
+            is_closed: Cell::new(false),
+            is_served_forever: Cell::new(false),
+            is_over: Event::new(),
+            path: Cell::new(path),
         });
         if options.start_serving {
             serving.start()?;
@@ -224,7 +222,7 @@ impl Serving {
     }
 
     /// Listens at all sockets, or closes.
-    fn start(&self) -> io::Result<()> {
+    fn start(self: &Rc<Self>) -> io::Result<()> {
         if self.is_closed.get() {
             return Err(io::Error::other("the server is closed"));
         }
@@ -232,7 +230,7 @@ impl Serving {
             return Ok(());
         }
         let listeners = self.listeners.borrow().clone();
-        let started = listeners.iter().try_for_each(Listener::start);
+        let started = listeners.iter().try_for_each(|listener| listener.start(self));
         started.inspect_err(|_| self.close())
     }
 
@@ -289,13 +287,14 @@ struct Listener {
     backlog: i32,
     event_loop: Weak<Inner>,
     factory: RefCell<Option<Factory>>,
-    server: Weak<Serving>,
+    /// While it listens: the server is there even if nobody else keeps it.
+    server: RefCell<Option<Rc<Serving>>>,
     /// Among the endpoints of the loop.
     key: Cell<Option<usize>>,
 }
 
 impl Listener {
-    fn start(self: &Rc<Self>) -> io::Result<()> {
+    fn start(self: &Rc<Self>, server: &Rc<Serving>) -> io::Result<()> {
         let event_loop = self.event_loop.upgrade().filter(|event_loop| !event_loop.is_closed());
         let event_loop = event_loop.ok_or_else(|| io::Error::other(Error::Closed))?;
         if let Some(socket) = &*self.socket.borrow() {
@@ -307,6 +306,7 @@ impl Listener {
         let replaced = event_loop.reactor().register(self.number, source, Interest::READ)?;
         drop(replaced);
         self.key.set(Some(event_loop.endpoints().add(self.clone())));
+        self.server.replace(Some(server.clone()));
         Ok(())
     }
 
@@ -338,8 +338,8 @@ impl Listener {
     }
 
     fn connect(&self, fd: OwnedFd) {
-        let (Some(event_loop), Some(server)) = (self.event_loop.upgrade(), self.server.upgrade())
-        else {
+        let server = self.server.borrow().clone();
+        let (Some(event_loop), Some(server)) = (self.event_loop.upgrade(), server) else {
             return;
         };
         let factory = self.factory.borrow().clone();
@@ -411,6 +411,6 @@ impl Endpoint for Listener {
         drop(socket);
         let factory = self.factory.take();
         quietly(|| drop(factory));
-        drop(held);
+        drop((held, self.server.take()));
     }
 }

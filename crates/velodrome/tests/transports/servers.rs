@@ -68,6 +68,19 @@ fn a_closed_server_accepts_no_more_and_waits_for_its_connections() {
 }
 
 #[test]
+fn a_server_that_nobody_keeps_goes_on() {
+    run(async {
+        let server = the_loop().create_server(echo, "127.0.0.1:0").await.unwrap();
+        let address = server.sockets()[0];
+        drop(server);
+        let client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_server_may_start_to_serve_later() {
     let path = env::temp_dir().join(format!("velodrome-start-{}", process::id()));
     run(async {
