@@ -151,7 +151,7 @@ pub use events::{
 pub use gather::{Gather, GatherAll, gather};
 pub use handle::{Handle, ThreadsafeHandle, TimerHandle};
 pub use inbox::Inbox;
-pub use net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
+pub use net::{ConnectOptions, TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 pub use panics::panic_message;
 pub use pipe_ends::{PipeReader, PipeWriter, stderr, stdin, stdout};
 pub use poller::{Interest, Readiness};

@@ -2,6 +2,8 @@
 
 mod addresses;
 mod byte_stream;
+mod connect;
+mod staggered;
 mod tcp;
 mod udp;
 mod unix;
@@ -9,6 +11,7 @@ mod unix;
 use std::os::fd::BorrowedFd;
 
 pub use addresses::{ToAddresses, resolve};
+pub use connect::ConnectOptions;
 
 pub use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketAddrUnix, SocketAddrV4, SocketAddrV6,

@@ -10,9 +10,10 @@ use rustix::net::{
 };
 
 use super::{
-    ToAddresses,
-    addresses::first_that_works,
+    ConnectOptions, ToAddresses,
+    addresses::{first_that_works, resolve},
     byte_stream::{ByteListener, ByteStream, Kind},
+    connect::connect_to_one,
     set_nodelay,
 };
 
@@ -45,14 +46,35 @@ pub(crate) const BACKLOG: i32 = 100;
 pub struct TcpStream(ByteStream);
 
 impl TcpStream {
-    /// Connects to the first address of `to` that answers.
+    /// Connects to the first address of `to` that answers. If the addresses failed in different ways, the error
+    /// says all, as asyncio's does.
     pub async fn connect(to: impl ToAddresses) -> io::Result<Self> {
-        first_that_works(to, async |address: SocketAddr| {
+        TcpStream::connect_with(to, ConnectOptions::default()).await
+    }
+
+    /// As [`TcpStream::connect`], in the way that `options` say.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use velodrome::{ConnectOptions, TcpListener, TcpStream};
+    ///
+    /// # velodrome::run(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let port = listener.local_addr()?.port();
+    /// let happy_eyeballs_delay = Some(Duration::from_millis(250));
+    /// let options = ConnectOptions { happy_eyeballs_delay, ..ConnectOptions::default() };
+    /// let connection = TcpStream::connect_with(("localhost", port), options).await?;
+    /// assert_eq!(connection.peer_addr()?, listener.local_addr()?);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
+    pub async fn connect_with(to: impl ToAddresses, options: ConnectOptions) -> io::Result<Self> {
+        let connect = |address: SocketAddr| async move {
             let stream = ByteStream::connect(&address.into(), Kind::Tcp).await?;
             set_nodelay(stream.as_fd());
             Ok(TcpStream(stream))
-        })
-        .await
+        };
+        connect_to_one(resolve(to).await?, options, connect).await
     }
 
     /// Takes a connection over, which must be non-blocking.

@@ -22,7 +22,7 @@ use super::{
     server::{ServerOptions, Serving},
 };
 use crate::{
-    Errno, Error, EventLoop, TcpStream, UnixStream, driver,
+    ConnectOptions, Errno, Error, EventLoop, TcpStream, UnixStream, driver,
     net::{ToAddresses, bind_at, bind_at_path, resolve, set_nodelay, socket_of},
     protocol::{DatagramProtocol, Protocol},
 };
@@ -40,8 +40,39 @@ impl EventLoop {
         factory: impl FnOnce() -> P,
         to: impl ToAddresses,
     ) -> io::Result<Connected<P>> {
+        self.create_connection_with(factory, to, ConnectOptions::default()).await
+    }
+
+    /// As [`EventLoop::create_connection`], in the way that `options` say.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use velodrome::{ConnectOptions, Protocol, TcpListener};
+    ///
+    /// struct Nothing;
+    /// impl Protocol for Nothing {}
+    ///
+    /// velodrome::run(async {
+    ///     let event_loop = velodrome::get_running_loop().unwrap();
+    ///     let listener = TcpListener::bind("127.0.0.1:0").await?;
+    ///     let to = ("localhost", listener.local_addr()?.port());
+    ///     let happy_eyeballs_delay = Some(Duration::from_millis(250));
+    ///     let options = ConnectOptions { happy_eyeballs_delay, ..ConnectOptions::default() };
+    ///     let (transport, _) =
+    ///         event_loop.create_connection_with(|| Nothing, to, options).await?;
+    ///     assert_eq!(transport.peer_addr(), listener.local_addr().ok());
+    ///     std::io::Result::Ok(())
+    /// })??;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn create_connection_with<P: Protocol + 'static>(
+        &self,
+        factory: impl FnOnce() -> P,
+        to: impl ToAddresses,
+        options: ConnectOptions,
+    ) -> io::Result<Connected<P>> {
         self.check_it_polls()?;
-        let socket = TcpStream::connect(to).await?.into_std();
+        let socket = TcpStream::connect_with(to, options).await?.into_std();
         self.connected(factory, socket.into()).await
     }
 
