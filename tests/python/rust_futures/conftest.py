@@ -1,5 +1,6 @@
 """Builds examples/rust-extension for this interpreter, once and before the first test: it may take a minute."""
 
+import asyncio
 import importlib.util
 import os
 import subprocess
@@ -51,3 +52,19 @@ def extension(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def probes(extension):
     return extension.probes
+
+
+@pytest.fixture(params=["velodrome", "asyncio", "uvloop"])
+def any_loop(request):
+    """Makes loops: velodrome's, or others for `future_into_py_on_any_loop`."""
+    if request.param == "asyncio":
+        return asyncio.SelectorEventLoop
+    return pytest.importorskip(request.param).new_event_loop
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def other_loop(request):
+    """Makes loops that are not velodrome's."""
+    if request.param == "asyncio":
+        return asyncio.SelectorEventLoop
+    return pytest.importorskip(request.param).new_event_loop
