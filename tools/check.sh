@@ -24,6 +24,26 @@ model_is_python_free() {
     fi
 }
 
+# An extension chooses the version of pyo3. The workspace has the newest of the range that velodrome-asyncio allows.
+compiles_with_oldest_pyo3() {
+    local folder="$CARGO_TARGET_DIR/oldest-pyo3"
+    mkdir -p "$folder/src"
+    echo 'pub use velodrome_asyncio::future_into_py;' >"$folder/src/lib.rs"
+    cat >"$folder/Cargo.toml" <<END
+[package]
+name = "oldest-pyo3"
+edition = "2024"
+
+[dependencies]
+pyo3 = "=0.29.0"
+velodrome-asyncio = { path = "$PWD/crates/velodrome-asyncio" }
+
+[workspace]
+END
+    cp Cargo.lock "$folder"
+    cargo check --manifest-path "$folder/Cargo.toml"
+}
+
 # The load generator is a workspace of its own, so that its dependencies are not velodrome's.
 loadgen=(--manifest-path benches/loadgen/Cargo.toml)
 lints=(-D warnings -D clippy::undocumented_unsafe_blocks)
@@ -38,6 +58,7 @@ step "clippy, other runtimes" cargo clippy --manifest-path benches/runtimes/Carg
 # There is no such interpreter here: it must go on compiling, and no more is claimed.
 step "compiles for free-threaded Python" env PYO3_CONFIG_FILE="$PWD/tools/free-threaded.cfg" \
     cargo check --package velodrome-python --package velodrome-asyncio
+step "compiles with the oldest pyo3" compiles_with_oldest_pyo3
 step "the model knows no Python" model_is_python_free
 step "Rust tests" cargo test --package velodrome --all-features
 step "documentation of velodrome" env RUSTDOCFLAGS="-D warnings -D rustdoc::broken_intra_doc_links" \
