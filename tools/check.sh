@@ -68,4 +68,5 @@ step "the inbox and the count of wakers, in every interleaving of their threads"
     CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" cargo test --release --package velodrome --lib interleavings
 step "Rust tests, load generator" cargo test "${loadgen[@]}"
 step "the benchmark notices wrong answers" "$PYO3_PYTHON" -m unittest discover -s benches
-step "a fitting llvm-profdata is found" "$PYO3_PYTHON" -m unittest discover -s tests/tools
+step "a fitting llvm-profdata is found; each public item of velodrome has an example" \
+    "$PYO3_PYTHON" -m unittest discover -s tests/tools

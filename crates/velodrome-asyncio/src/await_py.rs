@@ -20,6 +20,22 @@ use crate::{bridge::Bridge, shared::Shared};
 /// It starts when it is polled first, as `asyncio.ensure_future` does it, on the loop that polls the
 /// future, and in the context of the caller of [`future_into_py`](crate::future_into_py). Dropping it
 /// before it is done cancels what it awaits.
+///
+/// ```no_run
+/// use pyo3::prelude::*;
+/// use velodrome_asyncio::{await_py, future_into_py};
+///
+/// /// Awaits what `make` returns, and again.
+/// #[pyfunction]
+/// fn twice(py: Python<'_>, make: Py<PyAny>) -> PyResult<Bound<'_, PyAny>> {
+///     future_into_py(py, async move {
+///         let awaitable = Python::attach(|py| make.call0(py))?;
+///         await_py(awaitable).await?;
+///         let awaitable = Python::attach(|py| make.call0(py))?;
+///         await_py(awaitable).await
+///     })
+/// }
+/// ```
 pub fn await_py(awaitable: Py<PyAny>) -> AwaitPy {
     AwaitPy { state: State::New(awaitable), of_thread: PhantomData }
 }

@@ -29,6 +29,22 @@ use crate::{
 ///
 /// The loop polls it from its next iteration on, whether it is awaited or not. Raises `RuntimeError`
 /// without a running loop, and if that is not velodrome's.
+///
+/// ```no_run
+/// use pyo3::prelude::*;
+///
+/// /// The first bytes that a server sends.
+/// #[pyfunction]
+/// fn greeting(py: Python<'_>, address: String) -> PyResult<Bound<'_, PyAny>> {
+///     velodrome_asyncio::future_into_py(py, async move {
+///         let stream = velodrome::TcpStream::connect(address).await?;
+///         let mut buffer = vec![0; 1024];
+///         let count = stream.read(&mut buffer).await?;
+///         buffer.truncate(count);
+///         Ok(buffer)
+///     })
+/// }
+/// ```
 pub fn future_into_py<'py, F, T>(py: Python<'py>, future: F) -> PyResult<Bound<'py, PyAny>>
 where
     F: Future<Output = PyResult<T>> + 'static,
@@ -41,6 +57,19 @@ where
 /// `call_soon_threadsafe` and `add_reader`.
 ///
 /// Such a loop does not tell when it is closed: futures that wait then are dropped when the loop is freed.
+///
+/// ```no_run
+/// use pyo3::prelude::*;
+/// use velodrome_asyncio::future_into_py_on_any_loop;
+///
+/// #[pyfunction]
+/// fn yields(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+///     future_into_py_on_any_loop(py, async {
+///         velodrome::sleep(std::time::Duration::ZERO).await;
+///         Ok(())
+///     })
+/// }
+/// ```
 pub fn future_into_py_on_any_loop<'py, F, T>(
     py: Python<'py>,
     future: F,

@@ -184,6 +184,17 @@ impl<T: AsFd> Async<T> {
     }
 
     /// As [`Async::new`]; a descriptor that it fails with comes back.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// // A regular file cannot be waited for.
+    /// let file = std::fs::File::open("/proc/self/exe")?;
+    /// let (error, file) = velodrome::Async::try_new(file).unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    /// assert!(file.metadata()?.is_file());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn try_new(io: T) -> Result<Self, (io::Error, T)> {
         let wakers = Rc::new(FdWakers::default());
         let added = driver::current().map_err(io::Error::other).and_then(|driver| {
@@ -204,6 +215,34 @@ impl<T: AsFd> Async<T> {
     }
 
     /// Deregisters the descriptor and gives it back.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::{io::{Read, Write}, os::unix::net::UnixStream};
+    /// use velodrome::{Async, Direction};
+    ///
+    /// let (one, mut other) = UnixStream::pair()?;
+    /// one.set_nonblocking(true)?;
+    /// let one = Async::new(one)?;
+    /// assert_eq!(one.write_with(|mut fd| fd.write(b"to")).await?, 2);
+    /// other.read_exact(&mut [0; 2])?;
+    ///
+    /// // Nothing is there, as we know: the loop tells when that changes.
+    /// one.not_ready(Direction::Read);
+    /// other.write_all(b"fro")?;
+    /// one.readable().await;
+    /// one.writable().await;
+    /// let mut buffer = [0; 16];
+    /// let count = one.get_ref().read(&mut buffer)?;
+    /// assert_eq!(&buffer[..count], b"fro");
+    /// // Less than there was room for: the next call would block.
+    /// one.moved_less(Direction::Read);
+    ///
+    /// let one: UnixStream = one.into_inner();
+    /// # drop(one);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn into_inner(mut self) -> T {
         self.driver.remove_fd(self.fd);
         self.io.take().expect("it is there until into_inner, which takes the rest as well")
@@ -276,6 +315,24 @@ impl<T: AsFd> Async<T> {
     /// Does `operation` if it may succeed. If it would have blocked, the task is woken when that changes.
     ///
     /// For `poll` functions; who polls it last is woken even if it no longer cares.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::{future::poll_fn, io::{Read, Write}, os::unix::net::UnixStream};
+    /// use velodrome::{Async, Direction};
+    ///
+    /// let (one, mut other) = UnixStream::pair()?;
+    /// one.set_nonblocking(true)?;
+    /// let one = Async::new(one)?;
+    /// other.write_all(b"x")?;
+    /// poll_fn(|context| one.poll_ready(Direction::Read, context)).await;
+    /// let mut byte = [0];
+    /// let read =
+    ///     poll_fn(|context| one.poll_io(Direction::Read, context, |mut fd| fd.read(&mut byte))).await?;
+    /// assert_eq!((read, byte), (1, *b"x"));
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     #[inline]
     pub fn poll_io<R>(
         &self,

@@ -51,6 +51,22 @@ impl Command {
         self
     }
 
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::process::Stdio;
+    /// use velodrome::Command;
+    ///
+    /// let mut shell = Command::new("sh");
+    /// shell.args(["-c", "cat; echo $NAME; pwd; exit 3"]).env("NAME", "value").current_dir("/");
+    /// shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    /// // What has no method here.
+    /// shell.as_std_mut().env_remove("HOME");
+    /// let output = shell.spawn()?.communicate(b"").await?;
+    /// assert_eq!(output.stdout, b"value\n/\n");
+    /// assert_eq!(output.status.code(), Some(3));
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn args(&mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
         self.0.args(arguments);
         self
@@ -167,6 +183,24 @@ impl Child {
     }
 
     /// How it has ended, if it has.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::os::unix::process::ExitStatusExt;
+    /// use velodrome::{Command, Signal};
+    ///
+    /// let mut child = Command::new("sleep").arg("60").spawn()?;
+    /// assert!(child.id() > 0);
+    /// assert_eq!(child.try_wait()?, None);
+    /// child.send_signal(Signal::TERM)?;
+    /// assert_eq!(child.wait().await?.signal(), Some(Signal::TERM.as_raw()));
+    ///
+    /// let mut child = Command::new("sleep").arg("60").spawn()?;
+    /// child.kill()?;
+    /// assert!(!child.wait().await?.success());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.std_mut().try_wait()
     }
@@ -203,6 +237,15 @@ impl Child {
     }
 
     /// Lets it run by itself. Its pipes are closed.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// let child = velodrome::Command::new("true").spawn()?;
+    /// let mut child: std::process::Child = child.into_std();
+    /// assert!(child.wait()?.success());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn into_std(mut self) -> process::Child {
         self.child.take().expect("it is there until it is dropped")
     }

@@ -473,6 +473,17 @@ impl EventLoop {
     }
 
     /// Whether the loop is running.
+    ///
+    /// ```
+    /// let event_loop = velodrome::new_event_loop();
+    /// assert!(!event_loop.is_running() && !event_loop.is_closed());
+    /// event_loop.run_until_complete(async {
+    ///     assert!(velodrome::get_running_loop().unwrap().is_running());
+    /// })?;
+    /// event_loop.close()?;
+    /// assert!(event_loop.is_closed());
+    /// # Ok::<(), velodrome::Error>(())
+    /// ```
     pub fn is_running(&self) -> bool {
         self.inner().is_running.get()
     }
@@ -509,6 +520,30 @@ impl EventLoop {
 
     /// Calls `callback` at `when` on the clock of [`EventLoop::time`], never before. Callbacks of one time
     /// are called in the order in which they were added.
+    ///
+    /// ```
+    /// use std::{cell::RefCell, rc::Rc, time::Duration};
+    ///
+    /// let event_loop = velodrome::new_event_loop();
+    /// let order = Rc::new(RefCell::new(Vec::new()));
+    /// let note = |what: &'static str| {
+    ///     let order = order.clone();
+    ///     move || order.borrow_mut().push(what)
+    /// };
+    /// let when = event_loop.time() + Duration::from_millis(2);
+    /// event_loop.call_at(when, note("at"));
+    /// let later: velodrome::TimerHandle = event_loop.call_later(Duration::from_millis(1), note("never"));
+    /// event_loop.call_later(Duration::from_millis(1), note("later"));
+    /// event_loop.call_soon(note("soon"));
+    /// assert!(!later.cancelled());
+    /// later.cancel();
+    /// assert!(later.cancelled());
+    /// let stop = event_loop.clone();
+    /// event_loop.call_later(Duration::from_millis(4), move || stop.stop());
+    /// event_loop.run_forever()?;
+    /// assert_eq!(*order.borrow(), ["soon", "later", "at"]);
+    /// # Ok::<(), velodrome::Error>(())
+    /// ```
     pub fn call_at(&self, when: Duration, callback: impl FnOnce() + 'static) -> TimerHandle {
         let (handle, scheduled) = Handle::new(callback);
         if self.is_closed() {
@@ -521,6 +556,17 @@ impl EventLoop {
     }
 
     /// What other threads call the loop by.
+    ///
+    /// ```
+    /// let event_loop = velodrome::new_event_loop();
+    /// let handle = event_loop.handle();
+    /// let thread = std::thread::spawn(move || {
+    ///     handle.call_soon_threadsafe(|| velodrome::get_running_loop().unwrap().stop());
+    /// });
+    /// event_loop.run_forever()?;
+    /// thread.join().unwrap();
+    /// # Ok::<(), velodrome::Error>(())
+    /// ```
     pub fn handle(&self) -> LoopHandle {
         LoopHandle(Arc::clone(self.inner().engine.inbox()))
     }
@@ -561,11 +607,37 @@ impl EventLoop {
     }
 
     /// The factory that was set.
+    ///
+    /// ```
+    /// use velodrome::{EventLoop, TaskFuture};
+    ///
+    /// let event_loop = velodrome::new_event_loop();
+    /// assert!(event_loop.get_task_factory().is_none());
+    /// event_loop.set_task_factory(Some(|event_loop: &EventLoop, future: TaskFuture| {
+    ///     let task = event_loop.new_task(future);
+    ///     task.set_name("of the factory");
+    ///     task
+    /// }));
+    /// let factory = event_loop.get_task_factory().expect("it was set");
+    /// let task = factory.create_task(&event_loop, Box::pin(async {}));
+    /// assert_eq!(task.name(), "of the factory");
+    /// # task.detach();
+    /// ```
     pub fn get_task_factory(&self) -> Option<Rc<dyn TaskFactory>> {
         self.inner().task_factory.borrow().clone()
     }
 
     /// The tasks that are not done, the oldest first.
+    ///
+    /// ```
+    /// let event_loop = velodrome::new_event_loop();
+    /// let task = event_loop.create_task(async {});
+    /// task.set_name("the only one");
+    /// assert_eq!(event_loop.all_tasks()[0].name(), "the only one");
+    /// event_loop.run_until_complete(task)?.unwrap();
+    /// assert!(event_loop.all_tasks().is_empty());
+    /// # Ok::<(), velodrome::Error>(())
+    /// ```
     pub fn all_tasks(&self) -> Vec<TaskHandle> {
         self.inner().executor.all_tasks()
     }
@@ -585,6 +657,26 @@ impl EventLoop {
     }
 
     /// Tells the exception handler. A panic in the handler is told on standard error.
+    ///
+    /// ```
+    /// use std::{cell::Cell, rc::Rc};
+    /// use velodrome::{EventLoop, ExceptionContext};
+    ///
+    /// let event_loop = velodrome::new_event_loop();
+    /// assert!(event_loop.get_exception_handler().is_none());
+    /// let count = Rc::new(Cell::new(0));
+    /// let told = count.clone();
+    /// event_loop.set_exception_handler(Some(move |event_loop: &EventLoop, context: &ExceptionContext| {
+    ///     told.set(told.get() + 1);
+    ///     event_loop.default_exception_handler(context);
+    /// }));
+    /// let exception = Box::new("the reason");
+    /// let context = ExceptionContext { message: "Something failed".into(), exception, task: None };
+    /// event_loop.call_exception_handler(&context);
+    /// let handler = event_loop.get_exception_handler().expect("it was set");
+    /// handler.handle(&event_loop, &context);
+    /// assert_eq!(count.get(), 2);
+    /// ```
     pub fn call_exception_handler(&self, context: &ExceptionContext) {
         self.inner().call_exception_handler(context);
     }
@@ -621,6 +713,18 @@ impl EventLoop {
     }
 
     /// Waits until the threads of the pool have done all that they were given.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::{thread, time::Duration};
+    ///
+    /// let event_loop = velodrome::get_running_loop()?;
+    /// // Nobody waits for it, but it is done in the end.
+    /// drop(event_loop.run_in_executor(|| thread::sleep(Duration::from_millis(1))));
+    /// event_loop.shutdown_default_executor().await;
+    /// # Ok::<(), velodrome::Error>(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub async fn shutdown_default_executor(&self) {
         let threads = self.inner().executor.take_threads();
         if let Some(threads) = threads {

@@ -85,6 +85,16 @@ impl EventLoopPolicy for DefaultEventLoopPolicy {
 }
 
 /// The policy of this thread.
+///
+/// ```
+/// use velodrome::{get_event_loop, get_event_loop_policy};
+///
+/// let policy = get_event_loop_policy();
+/// policy.set_event_loop(Some(policy.new_event_loop()));
+/// get_event_loop()?.run_until_complete(async {})?;
+/// # policy.set_event_loop(None);
+/// # Ok::<(), velodrome::Error>(())
+/// ```
 pub fn get_event_loop_policy() -> Rc<dyn EventLoopPolicy> {
     of_thread(|own| own.policy.borrow().clone()).unwrap_or_else(|| Rc::new(DefaultEventLoopPolicy))
 }

@@ -42,6 +42,15 @@ pub fn gather<F: Future + 'static>(futures: impl IntoIterator<Item = F>) -> Gath
 }
 
 /// See [`gather`].
+///
+/// ```
+/// # velodrome::run(async {
+/// use velodrome::{Gather, gather};
+///
+/// let both: Gather<_> = gather([6, 7].map(|number| async move { number * 2 }));
+/// assert_eq!(both.await.unwrap(), [12, 14]);
+/// # }).unwrap();
+/// ```
 #[must_use = "a future does nothing until it is awaited"]
 pub struct Gather<T> {
     state: Rc<State<T>>,
@@ -147,6 +156,18 @@ impl<T> Drop for Gather<T> {
 }
 
 /// See [`Gather::return_exceptions`].
+///
+/// ```
+/// # velodrome::run(async {
+/// use velodrome::{GatherAll, gather};
+///
+/// let numbers = [0_u32, 2].map(|number| async move { 1 / number });
+/// let all: GatherAll<_> = gather(numbers).return_exceptions();
+/// let outcomes = all.await;
+/// assert!(outcomes[0].is_err(), "a division by zero");
+/// assert_eq!(*outcomes[1].as_ref().unwrap(), 0);
+/// # }).unwrap();
+/// ```
 #[must_use = "a future does nothing until it is awaited"]
 pub struct GatherAll<T> {
     state: Rc<State<T>>,

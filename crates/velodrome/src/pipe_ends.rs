@@ -141,6 +141,18 @@ impl PipeReader {
     }
 
     /// Receives what is there, at least a byte; 0 at the end.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// let (reader, writer) = std::io::pipe()?;
+    /// let reader = velodrome::PipeReader::new(reader)?;
+    /// let writer = velodrome::PipeWriter::new(writer)?;
+    /// assert_eq!(writer.write(b"hello").await?, 5);
+    /// let mut buffer = [0; 16];
+    /// assert_eq!(reader.read(&mut buffer).await?, 5);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.0.io()? {
             Io::Watched(watched) => watched.read_with(|fd| Ok(read(fd, &mut *buffer)?)).await,

@@ -62,6 +62,49 @@ pub trait Protocol {
 
     /// More waits for the socket than the high mark of [`Transport::set_write_buffer_limits`]. Called once,
     /// from within `write`; but if that was called by the protocol itself, after its method.
+    ///
+    /// ```
+    /// use velodrome::{Protocol, Transport};
+    ///
+    /// /// Sends numbers as fast as the peer takes them, until it ends its direction.
+    /// #[derive(Default)]
+    /// struct Count {
+    ///     transport: Option<Transport>,
+    ///     is_paused: bool,
+    ///     number: u64,
+    /// }
+    ///
+    /// impl Count {
+    ///     fn send(&mut self) {
+    ///         while !self.is_paused && self.number < 1000 {
+    ///             let line = format!("{}\n", self.number);
+    ///             self.transport.as_ref().expect("the connection was made").write(line.as_bytes());
+    ///             self.number += 1;
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// impl Protocol for Count {
+    ///     fn connection_made(&mut self, transport: Transport) {
+    ///         self.transport = Some(transport);
+    ///         self.send();
+    ///     }
+    ///
+    ///     fn eof_received(&mut self) -> bool {
+    ///         // It may read on: close when we are through.
+    ///         self.number < 1000
+    ///     }
+    ///
+    ///     fn pause_writing(&mut self) {
+    ///         self.is_paused = true;
+    ///     }
+    ///
+    ///     fn resume_writing(&mut self) {
+    ///         self.is_paused = false;
+    ///         self.send();
+    ///     }
+    /// }
+    /// ```
     fn pause_writing(&mut self) {}
 
     /// No more waits than the low mark: see [`Protocol::pause_writing`].
@@ -141,6 +184,49 @@ pub trait BufferedProtocol: Protocol {
 /// Who hears of datagrams, as `asyncio.DatagramProtocol`. Each method does nothing until it is implemented.
 ///
 /// What [`Protocol`] says of borrowing, of panics and of the end holds here, too.
+///
+/// ```
+/// use std::{io, net::SocketAddr};
+/// use velodrome::{DatagramProtocol, DatagramTransport};
+///
+/// #[derive(Default)]
+/// struct Count {
+///     transport: Option<DatagramTransport>,
+///     received: usize,
+///     errors: usize,
+///     is_paused: bool,
+/// }
+///
+/// impl DatagramProtocol for Count {
+///     fn connection_made(&mut self, transport: DatagramTransport) {
+///         self.transport = Some(transport);
+///     }
+///
+///     fn datagram_received(&mut self, data: &[u8], from: SocketAddr) {
+///         self.received += data.len();
+///         if let (Some(transport), false) = (&self.transport, self.is_paused) {
+///             transport.sendto(self.received.to_string().as_bytes(), Some(from));
+///         }
+///     }
+///
+///     fn error_received(&mut self, error: io::Error) {
+///         eprintln!("it goes on after {error}");
+///         self.errors += 1;
+///     }
+///
+///     fn connection_lost(&mut self, _error: Option<io::Error>) {
+///         self.transport = None;
+///     }
+///
+///     fn pause_writing(&mut self) {
+///         self.is_paused = true;
+///     }
+///
+///     fn resume_writing(&mut self) {
+///         self.is_paused = false;
+///     }
+/// }
+/// ```
 pub trait DatagramProtocol {
     /// The socket is there, and this is its transport.
     fn connection_made(&mut self, transport: DatagramTransport) {

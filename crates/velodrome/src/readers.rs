@@ -128,6 +128,22 @@ impl EventLoop {
     }
 
     /// See [`EventLoop::remove_reader`].
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::{os::unix::net::UnixStream, rc::Rc};
+    ///
+    /// let event_loop = velodrome::get_running_loop().unwrap();
+    /// let (one, _other) = UnixStream::pair()?;
+    /// let writable = Rc::new(velodrome::Event::new());
+    /// let tell = writable.clone();
+    /// event_loop.add_writer(&one, move || tell.set())?;
+    /// writable.wait().await;
+    /// assert!(event_loop.remove_writer(&one));
+    /// assert!(!event_loop.remove_writer(&one), "it is not there any more");
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn remove_writer(&self, fd: impl AsFd) -> bool {
         self.remove_callback(Direction::Write, &fd)
     }

@@ -71,6 +71,23 @@ pub fn signal(signal: Signal) -> io::Result<Signals> {
 }
 
 /// See [`signal`].
+///
+/// ```
+/// # velodrome::run(async {
+/// use std::future::poll_fn;
+/// use velodrome::{Command, Signal, Signals, signal};
+///
+/// let mut signals: Signals = signal(Signal::USR1)?;
+/// let mut send_it = Command::new("sh");
+/// send_it.args(["-c", "kill -USR1 $PPID"]);
+/// send_it.spawn()?.wait().await?;
+/// signals.recv().await;
+/// send_it.spawn()?.wait().await?;
+/// // The same, where there is a context.
+/// poll_fn(|context| signals.poll_recv(context)).await;
+/// # std::io::Result::Ok(())
+/// # }).unwrap().unwrap();
+/// ```
 #[derive(Debug)]
 pub struct Signals {
     number: i32,

@@ -51,6 +51,15 @@ impl<T> Task<T> {
     }
 
     /// Asks for the end: at its next step the future is dropped. False if the task is done.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// let task = velodrome::create_task(std::future::pending::<()>());
+    /// assert!(task.cancel());
+    /// let error = task.await.unwrap_err();
+    /// assert!(error.is_cancelled());
+    /// # }).unwrap();
+    /// ```
     pub fn cancel(&self) -> bool {
         self.raw.0.cancel()
     }
@@ -71,6 +80,23 @@ impl<T> Task<T> {
     }
 
     /// Takes the outcome; `None` if the task is not done, or it was taken before.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::{cell::Cell, rc::Rc, time::Duration};
+    ///
+    /// let mut task = velodrome::create_task(async { 42 });
+    /// task.set_name("the answer");
+    /// assert_eq!((task.name().as_str(), task.done()), ("the answer", false));
+    /// assert!(task.result().is_none());
+    /// let told = Rc::new(Cell::new(false));
+    /// let tell = told.clone();
+    /// task.add_done_callback(move || tell.set(true));
+    /// velodrome::sleep(Duration::from_millis(1)).await;
+    /// assert!(task.done() && told.get());
+    /// assert_eq!(task.result().unwrap().unwrap(), 42);
+    /// # }).unwrap();
+    /// ```
     pub fn result(&mut self) -> Option<Result<T, TaskError>> {
         match &self.output {
             // SAFETY: the type of the task's own future.
@@ -90,6 +116,19 @@ impl<T> Task<T> {
     }
 
     /// What can be known and done without the type of the output.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use velodrome::TaskHandle;
+    ///
+    /// let task = velodrome::create_task(std::future::pending::<()>());
+    /// let handle: TaskHandle = task.handle();
+    /// assert_eq!(handle.name(), task.name());
+    /// assert_ne!(handle.id(), velodrome::current_task().unwrap().id());
+    /// handle.cancel();
+    /// assert!(task.await.is_err());
+    /// # }).unwrap();
+    /// ```
     pub fn handle(&self) -> TaskHandle {
         TaskHandle::of(self.raw.0.clone())
     }
@@ -101,6 +140,22 @@ impl<T> Task<T> {
 
     /// Drops the future now, where [`Task::cancel`] leaves it to the next step; while it is being polled,
     /// after that.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::rc::Rc;
+    ///
+    /// let shared = Rc::new(());
+    /// let own = shared.clone();
+    /// let task = velodrome::create_task(async move {
+    ///     std::future::pending::<()>().await;
+    ///     drop(own);
+    /// });
+    /// task.abort();
+    /// assert_eq!(Rc::strong_count(&shared), 1, "the future is gone");
+    /// # task.detach();
+    /// # }).unwrap();
+    /// ```
     pub fn abort(&self) {
         self.raw.0.abort();
     }
@@ -231,6 +286,16 @@ impl TaskError {
     }
 
     /// Goes on with the panic of the task, or panics because it was cancelled.
+    ///
+    /// ```
+    /// let caught = std::panic::catch_unwind(|| {
+    ///     velodrome::run(async {
+    ///         let task = velodrome::create_task(async { panic!("oh") });
+    ///         task.await.unwrap_or_else(|error| error.resume())
+    ///     })
+    /// });
+    /// assert_eq!(*caught.unwrap_err().downcast::<&str>().unwrap(), "oh");
+    /// ```
     pub fn resume(self) -> ! {
         match self {
             TaskError::Cancelled => panic!("the task was cancelled"),

@@ -74,6 +74,24 @@ pub async fn task_group<R>(body: impl AsyncFnOnce(TaskGroup) -> R) -> Result<R, 
 }
 
 /// Makes the tasks of a [`task_group`]. Clones are the same group.
+///
+/// ```
+/// # velodrome::run(async {
+/// use velodrome::{Failure, TaskGroup, task_group};
+///
+/// let outcome = task_group(async |group: TaskGroup| {
+///     let sum = group.create_task(async { 1 + 2 });
+///     let sum = sum.await.unwrap();
+///     if sum != 4 {
+///         group.fail("the sum is wrong");
+///     }
+///     sum
+/// })
+/// .await;
+/// let failures = outcome.unwrap_err().failures;
+/// assert!(matches!(&failures[..], [Failure::Error(error)] if error.to_string() == "the sum is wrong"));
+/// # }).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct TaskGroup(Rc<State>);
 

@@ -33,6 +33,17 @@ pub fn sleep(delay: Duration) -> Sleep {
 }
 
 /// See [`sleep`].
+///
+/// ```
+/// # velodrome::run(async {
+/// use std::time::Duration;
+/// use velodrome::{Sleep, sleep};
+///
+/// let limit: Sleep = sleep(Duration::from_millis(1));
+/// // It begins now.
+/// limit.await;
+/// # }).unwrap();
+/// ```
 #[must_use = "a future does nothing until it is awaited"]
 pub struct Sleep(State);
 

@@ -139,6 +139,38 @@ impl Transport {
     }
 
     /// Whether it is open and not paused.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::{cell::RefCell, io::Write, os::unix::net::UnixStream, rc::Rc};
+    /// use velodrome::{Event, Protocol};
+    ///
+    /// struct Tell(Rc<Event>);
+    ///
+    /// impl Protocol for Tell {
+    ///     fn data_received(&mut self, _data: &[u8]) {
+    ///         self.0.set();
+    ///     }
+    /// }
+    ///
+    /// let event_loop = velodrome::get_running_loop().unwrap();
+    /// let (ours, mut peer) = UnixStream::pair()?;
+    /// let (first, second) = (Rc::new(Event::new()), Rc::new(Event::new()));
+    /// let protocol = Tell(first.clone());
+    /// let (transport, _) = event_loop.connect_accepted_socket(|| protocol, ours).await?;
+    /// transport.pause_reading();
+    /// assert!(!transport.is_reading());
+    /// peer.write_all(b"hello")?;
+    /// // Who is to be told may change: a protocol that is followed by another one.
+    /// transport.set_protocol(Rc::new(RefCell::new(Tell(second.clone()))));
+    /// transport.resume_reading();
+    /// second.wait().await;
+    /// assert!(!first.is_set() && transport.get_protocol().is_some());
+    /// // A Unix socket has no such address.
+    /// assert_eq!((transport.peer_addr(), transport.local_addr()), (None, None));
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn is_reading(&self) -> bool {
         self.0.stream.is_reading()
     }
@@ -149,6 +181,29 @@ impl Transport {
     /// # Panics
     ///
     /// If `low` is above `high`.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::os::unix::net::UnixStream;
+    /// use velodrome::Protocol;
+    ///
+    /// struct Nothing;
+    /// impl Protocol for Nothing {}
+    ///
+    /// let event_loop = velodrome::get_running_loop().unwrap();
+    /// let (ours, _peer) = UnixStream::pair()?;
+    /// let (transport, _) = event_loop.connect_accepted_socket(|| Nothing, ours).await?;
+    /// transport.set_write_buffer_limits(Some(1000), None);
+    /// assert_eq!(transport.get_write_buffer_limits(), (250, 1000));
+    /// transport.writelines([&[0; 1 << 20][..], b"the end"]);
+    /// assert!(transport.get_write_buffer_size() > 0, "more than the socket takes");
+    /// // `write_eof` and `close` would wait for the peer to read.
+    /// assert!(transport.can_write_eof());
+    /// transport.abort();
+    /// assert!(transport.is_closing());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn set_write_buffer_limits(&self, high: Option<usize>, low: Option<usize>) {
         let (low, high) = buffer_limits(high, low);
         self.0.stream.flow.set_limits(low, high);

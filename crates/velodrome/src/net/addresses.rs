@@ -9,6 +9,18 @@ use std::{
 use crate::driver;
 
 /// What a socket can be bound or connected to: an address, or a host's name and a port.
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use velodrome::net::ToAddresses;
+///
+/// let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+/// assert_eq!("127.0.0.1:80".known(), Some(address));
+/// assert_eq!(("127.0.0.1", 80).known(), Some(address));
+/// // That takes a resolver.
+/// assert_eq!(("localhost", 80).known(), None);
+/// assert_eq!(("localhost", 80).name(), "localhost:80");
+/// ```
 pub trait ToAddresses {
     /// The address, if there is nothing to look up.
     fn known(&self) -> Option<SocketAddr>;
@@ -58,6 +70,14 @@ impl ToAddresses for (&str, u16) {
 }
 
 /// The addresses, in the resolver's order. Names are looked up in a thread of the loop's pool.
+///
+/// ```
+/// # velodrome::run(async {
+/// let addresses = velodrome::net::resolve("localhost:80").await?;
+/// assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 80));
+/// # std::io::Result::Ok(())
+/// # }).unwrap().unwrap();
+/// ```
 pub async fn resolve(to: impl ToAddresses) -> io::Result<Vec<SocketAddr>> {
     if let Some(address) = to.known() {
         return Ok(vec![address]);

@@ -78,6 +78,39 @@ impl TcpStream {
     }
 
     /// Takes a connection over, which must be non-blocking.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::{io::Write, net::Shutdown};
+    /// use velodrome::{TcpListener, TcpStream};
+    ///
+    /// let listener = TcpListener::from_std(std::net::TcpListener::bind("127.0.0.1:0")?)?;
+    /// let client = TcpStream::from_std(std::net::TcpStream::connect(listener.local_addr()?)?)?;
+    /// client.set_nodelay(true)?;
+    /// let (server, _) = listener.accept().await?;
+    /// let mut sent = 0;
+    /// while sent < 5 {
+    ///     sent += client.write(&b"hello"[sent..]).await?;
+    /// }
+    /// client.shutdown(Shutdown::Write)?;
+    /// let mut buffer = [0; 16];
+    /// let mut count = 0;
+    /// loop {
+    ///     match server.read(&mut buffer[count..]).await? {
+    ///         0 => break,
+    ///         more => count += more,
+    ///     }
+    /// }
+    /// assert_eq!(&buffer[..count], b"hello");
+    /// // Back again. It stays non-blocking.
+    /// let mut server: std::net::TcpStream = server.into_std();
+    /// server.write_all(b"bye")?;
+    /// let mut answer = [0; 3];
+    /// client.read_exact(&mut answer).await?;
+    /// assert_eq!(&answer, b"bye");
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(TcpStream(ByteStream::new(stream.into(), Kind::Tcp)?))

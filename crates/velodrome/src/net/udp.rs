@@ -46,6 +46,23 @@ impl UdpSocket {
     }
 
     /// Sends to, and receives from, the first address of `to` only.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use velodrome::UdpSocket;
+    ///
+    /// let here = UdpSocket::from_std(std::net::UdpSocket::bind("127.0.0.1:0")?)?;
+    /// let there = UdpSocket::bind("127.0.0.1:0").await?;
+    /// here.connect(there.local_addr()?).await?;
+    /// assert_eq!(here.peer_addr()?, there.local_addr()?);
+    /// here.send(b"hello").await?;
+    /// let mut buffer = [0; 16];
+    /// let count = there.recv(&mut buffer).await?;
+    /// assert_eq!(&buffer[..count], b"hello");
+    /// there.set_broadcast(true)?;
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub async fn connect(&self, to: impl ToAddresses) -> io::Result<()> {
         first_that_works(to, async |address| Ok(connect(self.as_fd(), &address)?)).await
     }

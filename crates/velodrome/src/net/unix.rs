@@ -48,6 +48,25 @@ impl UnixStream {
     }
 
     /// Takes a connection over.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::{io::Read, net::Shutdown};
+    /// use velodrome::UnixStream;
+    ///
+    /// let (one, mut other) = std::os::unix::net::UnixStream::pair()?;
+    /// let one = UnixStream::from_std(one)?;
+    /// one.write_all(b"hello").await?;
+    /// one.shutdown(Shutdown::Write)?;
+    /// let mut all = String::new();
+    /// other.read_to_string(&mut all)?;
+    /// assert_eq!(all, "hello");
+    /// // Back again. It stays non-blocking.
+    /// let one: std::os::unix::net::UnixStream = one.into_std();
+    /// # drop(one);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(UnixStream(ByteStream::new(OwnedFd::from(stream), Kind::Unix)?))

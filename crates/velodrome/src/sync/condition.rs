@@ -40,6 +40,26 @@ impl<T> Condition<T> {
     }
 
     /// A condition of a lock that others may have, too.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::rc::Rc;
+    /// use velodrome::{Condition, Lock, create_task};
+    ///
+    /// let lock = Rc::new(Lock::new(0));
+    /// let condition = Rc::new(Condition::with_lock(lock.clone()));
+    /// let waiting = create_task({
+    ///     let condition = condition.clone();
+    ///     async move { *condition.acquire().await.wait().await }
+    /// });
+    /// velodrome::sleep(std::time::Duration::ZERO).await;
+    /// // Who waits does not have the lock.
+    /// assert!(!condition.locked());
+    /// *lock.acquire().await = 7;
+    /// condition.acquire().await.notify_all();
+    /// assert_eq!(waiting.await.unwrap(), 7);
+    /// # }).unwrap();
+    /// ```
     pub fn with_lock(lock: Rc<Lock<T>>) -> Self {
         Condition { lock, waiters: Waiters::default() }
     }
@@ -63,6 +83,21 @@ impl<T> fmt::Debug for Condition<T> {
 }
 
 /// The value of a [`Condition`], for the one who has its lock.
+///
+/// ```
+/// # velodrome::run(async {
+/// use velodrome::{Condition, ConditionGuard};
+///
+/// let condition = Condition::new(1);
+/// let mut guard: ConditionGuard<'_, i32> = condition.acquire().await;
+/// *guard += 1;
+/// // It is true already.
+/// let guard = guard.wait_for(|value| *value == 2).await;
+/// guard.notify(1);
+/// drop(guard);
+/// assert!(!condition.locked());
+/// # }).unwrap();
+/// ```
 #[must_use = "the lock is released when this is dropped"]
 pub struct ConditionGuard<'a, T> {
     condition: &'a Condition<T>,

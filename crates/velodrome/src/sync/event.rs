@@ -40,6 +40,14 @@ impl Event {
     }
 
     /// Who waits from now on waits until it is set again.
+    ///
+    /// ```
+    /// let event = velodrome::Event::new();
+    /// event.set();
+    /// assert!(event.is_set());
+    /// event.clear();
+    /// assert!(!event.is_set());
+    /// ```
     pub fn clear(&self) {
         self.is_set.set(false);
     }

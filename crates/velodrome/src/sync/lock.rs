@@ -46,6 +46,17 @@ impl<T> Lock<T> {
     }
 
     /// The lock, if nobody has it or waits for it.
+    ///
+    /// ```
+    /// use velodrome::{Lock, LockGuard};
+    ///
+    /// let lock = Lock::new(1);
+    /// let guard: LockGuard<'_, i32> = lock.try_acquire().expect("nobody has it");
+    /// assert!(lock.locked() && lock.try_acquire().is_none());
+    /// assert_eq!(*guard, 1);
+    /// drop(guard);
+    /// assert!(!lock.locked());
+    /// ```
     pub fn try_acquire(&self) -> Option<LockGuard<'_, T>> {
         let is_free = !self.locked() && self.waiters.is_empty();
         is_free.then(|| {

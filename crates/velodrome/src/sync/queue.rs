@@ -52,6 +52,17 @@ impl<T> Default for Queue<T> {
 
 impl<T> Queue<T> {
     /// A queue with room for any number of items.
+    ///
+    /// ```
+    /// use velodrome::{Queue, QueueEmpty};
+    ///
+    /// let queue = Queue::new();
+    /// assert!(queue.empty() && !queue.full());
+    /// queue.put_nowait('a').unwrap();
+    /// assert_eq!(queue.qsize(), 1);
+    /// assert_eq!(queue.get_nowait(), Ok('a'));
+    /// assert_eq!(queue.get_nowait(), Err(QueueEmpty));
+    /// ```
     pub fn new() -> Self {
         Self::bounded(usize::MAX)
     }
@@ -151,6 +162,28 @@ impl<T> Queue<T> {
     }
 
     /// Waits until the work for all items is done.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::rc::Rc;
+    /// use velodrome::{Queue, create_task};
+    ///
+    /// let queue = Rc::new(Queue::new());
+    /// for number in 0..3 {
+    ///     queue.put_nowait(number).unwrap();
+    /// }
+    /// let work = queue.clone();
+    /// create_task(async move {
+    ///     loop {
+    ///         let _number = work.get().await;
+    ///         work.task_done();
+    ///     }
+    /// })
+    /// .detach();
+    /// // Until all three are done.
+    /// queue.join().await;
+    /// # }).unwrap();
+    /// ```
     pub async fn join(&self) {
         if self.unfinished.get() > 0 {
             self.finished.wait().await;

@@ -75,6 +75,15 @@ impl Semaphore {
     }
 
     /// Adds a permit, which goes to the first that waits.
+    ///
+    /// ```
+    /// let semaphore = velodrome::Semaphore::new(1);
+    /// // A permit that is released by somebody else, or another kind of counting.
+    /// semaphore.try_acquire().expect("it is free").forget();
+    /// assert!(semaphore.locked());
+    /// semaphore.release();
+    /// assert!(!semaphore.locked());
+    /// ```
     pub fn release(&self) {
         if self.free.get() >= self.bound {
             // Not a second time.
@@ -101,6 +110,16 @@ impl Semaphore {
 }
 
 /// A permit of a [`Semaphore`].
+///
+/// ```
+/// use velodrome::{Permit, Semaphore};
+///
+/// let semaphore = Semaphore::new(1);
+/// let permit: Permit<'_> = semaphore.try_acquire().expect("it is free");
+/// assert!(semaphore.try_acquire().is_none());
+/// drop(permit);
+/// assert!(semaphore.try_acquire().is_some());
+/// ```
 #[derive(Debug)]
 #[must_use = "the permit is released when this is dropped"]
 pub struct Permit<'a> {
@@ -136,6 +155,17 @@ impl BoundedSemaphore {
     }
 
     /// See [`Semaphore::locked`].
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// let semaphore = velodrome::BoundedSemaphore::new(2);
+    /// let one = semaphore.acquire().await;
+    /// let other = semaphore.try_acquire().expect("one is left");
+    /// assert!(semaphore.locked());
+    /// drop((one, other));
+    /// assert!(!semaphore.locked());
+    /// # }).unwrap();
+    /// ```
     pub fn locked(&self) -> bool {
         self.0.locked()
     }

@@ -88,6 +88,43 @@ impl EventLoop {
     }
 
     /// As [`EventLoop::create_connection`], over a stream socket that is connected already.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use std::{cell::RefCell, rc::Rc};
+    /// use velodrome::{Event, Protocol, TcpListener};
+    ///
+    /// #[derive(Default)]
+    /// struct Collect {
+    ///     received: Rc<RefCell<Vec<u8>>>,
+    ///     is_over: Rc<Event>,
+    /// }
+    ///
+    /// impl Protocol for Collect {
+    ///     fn data_received(&mut self, data: &[u8]) {
+    ///         self.received.borrow_mut().extend(data);
+    ///     }
+    ///
+    ///     fn connection_lost(&mut self, _error: Option<std::io::Error>) {
+    ///         self.is_over.set();
+    ///     }
+    /// }
+    ///
+    /// let event_loop = velodrome::get_running_loop().unwrap();
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let address = listener.local_addr()?;
+    /// let (client, _) = event_loop.create_connection(Collect::default, address).await?;
+    /// let (accepted, _) = listener.accept().await?;
+    /// let (_, protocol) =
+    ///     event_loop.connect_accepted_socket(Collect::default, accepted.into_std()).await?;
+    /// client.write(b"hello");
+    /// client.close();
+    /// let is_over = protocol.borrow().is_over.clone();
+    /// is_over.wait().await;
+    /// assert_eq!(*protocol.borrow().received.borrow(), b"hello");
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub async fn connect_accepted_socket<P: Protocol + 'static>(
         &self,
         factory: impl FnOnce() -> P,
@@ -198,6 +235,40 @@ impl EventLoop {
     }
 
     /// As [`EventLoop::create_unix_server`], in the way that `options` say.
+    ///
+    /// ```
+    /// # velodrome::run(async {
+    /// use velodrome::{Protocol, ServerOptions, Transport, UnixStream};
+    ///
+    /// #[derive(Default)]
+    /// struct Greet(Option<Transport>);
+    ///
+    /// impl Protocol for Greet {
+    ///     fn connection_made(&mut self, transport: Transport) {
+    ///         transport.write(b"hello");
+    ///         self.0 = Some(transport);
+    ///     }
+    /// }
+    ///
+    /// let event_loop = velodrome::get_running_loop().unwrap();
+    /// let path = std::env::temp_dir().join(format!("velodrome-greet-{}", std::process::id()));
+    /// let options = ServerOptions { start_serving: false, ..ServerOptions::default() };
+    /// let server = event_loop.create_unix_server_with(Greet::default, &path, options).await?;
+    /// server.start_serving().await?;
+    /// let mut greeting = [0; 5];
+    /// UnixStream::connect(&path).await?.read_exact(&mut greeting).await?;
+    /// assert_eq!(&greeting, b"hello");
+    /// server.close();
+    ///
+    /// // What accepts from the begin.
+    /// let server = event_loop.create_unix_server(Greet::default, &path).await?;
+    /// let (transport, _protocol) = event_loop.create_unix_connection(Greet::default, &path).await?;
+    /// transport.close();
+    /// server.close();
+    /// assert!(!path.exists());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap().unwrap();
+    /// ```
     pub async fn create_unix_server_with<P: Protocol + 'static>(
         &self,
         factory: impl FnMut() -> P + 'static,

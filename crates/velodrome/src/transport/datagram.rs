@@ -32,6 +32,55 @@ const HEADER_BYTES: usize = 8;
 ///
 /// [`EventLoop::create_datagram_endpoint`](crate::EventLoop::create_datagram_endpoint) makes it, and the loop
 /// keeps it until `connection_lost`: dropping it changes nothing.
+///
+/// ```
+/// # velodrome::run(async {
+/// use std::{cell::{Cell, RefCell}, net::SocketAddr, rc::Rc};
+/// use velodrome::{DatagramProtocol, UdpSocket};
+///
+/// /// Counts what it is told.
+/// #[derive(Clone, Default)]
+/// struct Count(Rc<Cell<usize>>, Rc<velodrome::Event>);
+///
+/// impl DatagramProtocol for Count {
+///     fn datagram_received(&mut self, _data: &[u8], _from: SocketAddr) {
+///         self.0.set(self.0.get() + 1);
+///         self.1.set();
+///     }
+/// }
+///
+/// let event_loop = velodrome::get_running_loop().unwrap();
+/// let peer = UdpSocket::bind("127.0.0.1:0").await?;
+/// let remote = peer.local_addr()?;
+/// let (transport, protocol) =
+///     event_loop.create_datagram_endpoint(Count::default, None, Some(remote)).await?;
+/// assert_eq!(transport.peer_addr(), Some(remote));
+/// transport.sendto(b"hello", None);
+/// let (_, from) = peer.recv_from(&mut [0; 16]).await?;
+/// assert_eq!(transport.local_addr(), Some(from));
+///
+/// // Another one is told from now on, and of nothing as long as reading is paused.
+/// let other = Count::default();
+/// assert!(transport.get_protocol().is_some());
+/// transport.set_protocol(Rc::new(RefCell::new(other.clone())));
+/// transport.pause_reading();
+/// assert!(!transport.is_reading());
+/// peer.send_to(b"x", from).await?;
+/// transport.resume_reading();
+/// other.1.wait().await;
+/// assert_eq!((protocol.borrow().0.get(), other.0.get()), (0, 1));
+///
+/// transport.set_write_buffer_limits(Some(4096), None);
+/// assert_eq!(transport.get_write_buffer_limits(), (1024, 4096));
+/// assert_eq!(transport.get_write_buffer_size(), 0);
+/// let number = transport.with_socket(|socket| std::os::fd::AsRawFd::as_raw_fd(&socket));
+/// assert!(number.is_some());
+/// transport.abort();
+/// transport.close();
+/// assert!(transport.is_closing());
+/// # std::io::Result::Ok(())
+/// # }).unwrap().unwrap();
+/// ```
 #[derive(Clone)]
 pub struct DatagramTransport(pub(super) Rc<Endpoint>);
 

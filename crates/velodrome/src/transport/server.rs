@@ -66,6 +66,27 @@ impl Default for ServerOptions {
 /// the same server.
 ///
 /// It serves until [`Server::close`], or until the loop is closed: dropping it changes nothing, once it serves.
+///
+/// ```
+/// # velodrome::run(async {
+/// use velodrome::{Protocol, Server, TcpStream};
+///
+/// struct Nothing;
+/// impl Protocol for Nothing {}
+///
+/// let event_loop = velodrome::get_running_loop().unwrap();
+/// let server: Server = event_loop.create_server(|| Nothing, "127.0.0.1:0").await?;
+/// let client = TcpStream::connect(server.sockets()[0]).await?;
+/// assert!(server.is_serving());
+/// server.close();
+/// server.close_clients();
+/// // Those that have much to send take their time.
+/// server.abort_clients();
+/// server.wait_closed().await;
+/// # drop(client);
+/// # std::io::Result::Ok(())
+/// # }).unwrap().unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Server(pub(super) Rc<Serving>);
 
