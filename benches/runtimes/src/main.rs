@@ -3,12 +3,14 @@
 //!     runtimes RUNTIME WORKLOAD [SECONDS]
 //!
 //! A workload is repeated in blocks until it has run for so long (0.5 s); the first block is not counted. In the echo
-//! workloads client and server are tasks of the same runtime, so both sides are paid for; every byte is checked.
+//! workloads client and server are tasks of the same runtime, so both sides are paid for; every byte is checked. The
+//! runtime `transports` is velodrome with protocols instead of tasks, for these workloads alone.
 
 mod compio;
 mod monoio;
 mod smol;
 mod tokio;
+mod transports;
 mod velodrome;
 
 use std::{
@@ -154,6 +156,11 @@ fn delay(task: u64, time: u64) -> Duration {
     Duration::from_micros(1_000 + (task * 7919 + time * 104_729) % 9_000)
 }
 
+/// On each connection, in a block.
+fn echo_messages(size: usize, connections: usize) -> usize {
+    200_000 / connections / (1 + size / 2048)
+}
+
 /// The workloads without sockets, for a runtime whose module has `spawn` and `sleep`.
 macro_rules! workloads {
     () => {
@@ -225,7 +232,7 @@ macro_rules! workloads {
                         10_000
                     }
                     Workload::Echo { size, connections } => {
-                        let messages = 200_000 / connections / (1 + size / 2048);
+                        let messages = crate::echo_messages(size, connections);
                         echo(size, connections, messages).await;
                         (messages * connections) as u64
                     }
@@ -242,8 +249,9 @@ pub(crate) use workloads;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     type Run = fn(Workload, Meter) -> f64;
-    let runtimes: [(&str, Run); 5] = [
+    let runtimes: [(&str, Run); 6] = [
         ("velodrome", velodrome::main),
+        ("transports", transports::main),
         ("tokio", tokio::main),
         ("smol", smol::main),
         ("monoio", monoio::main),
