@@ -1,4 +1,18 @@
 //! Connecting: a socket, non-blocking and close-on-exec from birth, on its way to an address.
+//!
+//! ```
+//! use std::{net::TcpListener, os::fd::AsFd};
+//! use velodrome::{client::{Progress, connect, outcome}, server::{Accepted, accept}};
+//!
+//! let listener = TcpListener::bind("127.0.0.1:0")?;
+//! let (fd, progress) = connect(&listener.local_addr()?.into())?;
+//! if let Progress::UnderWay = progress {
+//!     // A loop waits until the socket is writable. Here, the handshake is over.
+//!     outcome(fd.as_fd())?;
+//! }
+//! assert!(matches!(accept(listener.as_fd())?, Accepted::Connection(..)));
+//! # std::io::Result::Ok(())
+//! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

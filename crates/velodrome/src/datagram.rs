@@ -3,6 +3,25 @@
 //! Like [`Stream`](crate::stream::Stream), it owns what a transport knows and performs the I/O,
 //! but neither the descriptor nor the protocol. A datagram is sent at once unless others wait; of
 //! those that wait, many go out with one system call.
+//!
+//! ```
+//! use std::{net::UdpSocket, os::fd::AsFd};
+//! use velodrome::datagram::{Datagram, DatagramSocket, Flushed, Target};
+//!
+//! let (here, there) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
+//! here.connect(there.local_addr()?)?;
+//! let socket = DatagramSocket::new(0);
+//! assert!(socket.send(here.as_fd(), b"now", None)?);
+//! socket.queue(Datagram { data: b"later", to: Target::Peer });
+//! assert_eq!(socket.unsent_bytes(), 5);
+//! assert_eq!(socket.flush(here.as_fd())?, Flushed::Drained);
+//! for expected in [&b"now"[..], b"later"] {
+//!     let mut buffer = [0; 16];
+//!     let count = there.recv(&mut buffer)?;
+//!     assert_eq!(&buffer[..count], expected);
+//! }
+//! # std::io::Result::Ok(())
+//! ```
 
 mod receive_batch;
 

@@ -1,4 +1,16 @@
 //! Pipes and what is used like one: what such a descriptor is.
+//!
+//! ```
+//! use std::{io::Read, os::fd::AsFd};
+//! use velodrome::pipe::{pipe_kind, set_nonblocking};
+//!
+//! let (mut reader, writer) = std::io::pipe()?;
+//! let kind = pipe_kind(writer.as_fd())?.expect("it can be waited for");
+//! assert!(kind.tells_writer_of_hang_up());
+//! set_nonblocking(reader.as_fd())?;
+//! assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+//! # std::io::Result::Ok(())
+//! ```
 
 use std::os::fd::BorrowedFd;
 

@@ -4,6 +4,27 @@
 //! edges, knows nothing of who asked, and names a descriptor by the token it was registered with. The
 //! interface speaks of events, not of readiness alone, so that a completion-based backend can report "received n
 //! bytes" through the same door later.
+//!
+//! ```
+//! use std::{io::Write, os::{fd::AsFd, unix::net::UnixStream}};
+//! use velodrome::poller::{Events, Interest, Poller, Token};
+//!
+//! let (one, mut other) = UnixStream::pair()?;
+//! let poller = Poller::new()?;
+//! poller.add(one.as_fd(), Token::new(7), Interest::READ)?;
+//! other.write_all(b"x")?;
+//! let mut events = Events::default();
+//! poller.wait(None, &mut events)?;
+//! let event = events.iter().next().expect("it can be read");
+//! assert_eq!(event.token.number(), 7);
+//! assert!(event.readiness.readable && !event.readiness.writable);
+//!
+//! poller.modify(one.as_fd(), Token::new(8), Interest::WRITE)?;
+//! poller.wait(None, &mut events)?;
+//! assert!(events.iter().all(|event| event.token.number() == 8 && event.readiness.writable));
+//! poller.delete(one.as_fd())?;
+//! # std::io::Result::Ok(())
+//! ```
 
 mod epoll;
 

@@ -1,4 +1,16 @@
 //! Accepting: all that wait, in one burst, each non-blocking and close-on-exec from birth.
+//!
+//! ```
+//! use std::{net::TcpListener, os::fd::AsFd};
+//! use velodrome::server::{Accepted, accept};
+//!
+//! let listener = TcpListener::bind("127.0.0.1:0")?;
+//! listener.set_nonblocking(true)?;
+//! let _client = std::net::TcpStream::connect(listener.local_addr()?)?;
+//! assert!(matches!(accept(listener.as_fd())?, Accepted::Connection(..)));
+//! assert!(matches!(accept(listener.as_fd())?, Accepted::Empty));
+//! # std::io::Result::Ok(())
+//! ```
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 

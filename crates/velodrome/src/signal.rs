@@ -3,6 +3,17 @@
 //! The handler itself belongs to whoever runs the loop (for Python, the interpreter's own): it
 //! writes the signal's number as one byte, which ends the poller's sleep, and the loop hands the
 //! numbers to its host in the loop's thread.
+//!
+//! ```
+//! use velodrome::signal::SignalPipe;
+//!
+//! let pipe = SignalPipe::new()?;
+//! // A signal handler writes to `pipe.writer()`.
+//! pipe.put_back(&[10, 12]);
+//! assert_eq!(pipe.take(), [10, 12]);
+//! assert!(pipe.take().is_empty());
+//! # std::io::Result::Ok(())
+//! ```
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 

@@ -6,6 +6,33 @@
 //! next, and its owner calls the protocol when nothing here is borrowed.
 //!
 //! The surprising fact: a stream may hold back the first write of a turn. See [`Joining`].
+//!
+//! ```
+//! use std::{io::{Read, Write}, os::{fd::AsFd, unix::net::UnixStream}};
+//! use velodrome::{life::Closed, stream::{Flushed, Stream, Written}};
+//!
+//! let (ours, mut peer) = UnixStream::pair()?;
+//! let stream: Stream<Vec<u8>> = Stream::new(true);
+//! stream.start_reading();
+//! peer.write_all(b"ask")?;
+//! let mut buffer = [0; 16];
+//! assert!(stream.wants_data());
+//! assert_eq!(stream.receive(ours.as_fd(), &mut buffer)?, 3);
+//!
+//! // Outside a turn of a loop nothing is held back to be joined.
+//! let keep = |data: &'static [u8]| move |from: usize| data[from..].to_vec();
+//! let written = stream.write(ours.as_fd(), None, b"answer", keep(b"answer"))?;
+//! assert_eq!(written, Written::All);
+//! stream.push(b", and more".to_vec());
+//! assert_eq!(stream.unsent_bytes(), 10);
+//! assert_eq!(stream.flush(ours.as_fd())?, Flushed::Drained);
+//! assert_eq!(stream.close(), Closed::Lost);
+//! drop(ours);
+//! let mut all = String::new();
+//! peer.read_to_string(&mut all)?;
+//! assert_eq!(all, "answer, and more");
+//! # std::io::Result::Ok(())
+//! ```
 
 mod channel;
 mod flow_control;

@@ -1,4 +1,22 @@
 //! Ends a poller's sleep from any thread: an eventfd, opened before the first sleep.
+//!
+//! ```
+//! use velodrome::{poller::{Events, Interest, Poller, Token}, waker::{Wake, Waker}};
+//!
+//! let waker = Waker::default();
+//! let poller = Poller::new()?;
+//! poller.add(waker.open()?, Token::new(0), Interest::READ)?;
+//! std::thread::scope(|scope| {
+//!     scope.spawn(|| waker.wake());
+//! });
+//! let mut events = Events::default();
+//! poller.wait(None, &mut events)?;
+//! assert_eq!(events.iter().count(), 1);
+//! waker.drain();
+//! poller.wait(Some(0), &mut events)?;
+//! assert!(events.is_empty());
+//! # std::io::Result::Ok(())
+//! ```
 
 use std::sync::{Arc, OnceLock};
 
