@@ -1,5 +1,7 @@
 """`python -m velodrome SCRIPT | -m MODULE | -c CODE [ARGS]`: runs a program on velodrome.
 
+`--info` says what velodrome has found on this machine, for reports of bugs.
+
 `asyncio.new_event_loop()` and everything that makes loops by it (`asyncio.run`, `asyncio.Runner`,
 policies) makes velodrome's loops in that process; nothing else of the program changes.
 """
@@ -13,7 +15,9 @@ import types
 
 import velodrome
 
-_USAGE = "usage: python -m velodrome SCRIPT | -m MODULE | -c CODE [ARGS]"
+_USAGE = """\
+usage: python -m velodrome SCRIPT | -m MODULE | -c CODE [ARGS]
+       python -m velodrome --info | --version | --help"""
 
 
 def patch():
@@ -45,6 +49,11 @@ def main(argv):
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"velodrome {velodrome.__version__}")
+        return 0
+    if argv[0] == "--info":
+        from . import _info
+
+        print(*_info.lines(), sep="\n")
         return 0
     option, rest = argv[0], argv[1:]
     if option in ("-m", "-c") and not rest:

@@ -1,13 +1,15 @@
 """`python -m velodrome` runs a program as `python` does, only on velodrome's loop."""
 
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
 
 import pytest
-from support import child_environment
+import velodrome
+from support import child_environment, run_child
 
 PROGRAM = """\
 import asyncio, sys, os, __main__
@@ -157,6 +159,65 @@ def test_help_explains_the_usage(folder, option):
     child = python(option, cwd=folder)
     assert child.returncode == 0
     assert "usage: python -m velodrome" in child.stdout
+
+
+def info(folder):
+    child = python("--info", cwd=folder)
+    assert (child.returncode, child.stderr) == (0, "")
+    return dict(line.split(": ", 1) for line in child.stdout.splitlines())
+
+
+def test_info_says_what_runs(folder):
+    facts = info(folder)
+    assert list(facts) == ["velodrome", "extension", "python", "system", "backend", "tls", "kernel"]
+    assert facts["velodrome"] == velodrome.__version__
+    assert facts["extension"] == velodrome._native.__file__
+    assert facts["python"] == f"CPython {platform.python_version()}, {sys.executable}"
+    assert facts["system"].startswith(f"Linux {platform.release()} {platform.machine()}, ")
+    assert facts["backend"] == "epoll"
+
+
+def test_info_tells_what_the_kernel_has(folder):
+    features = dict(feature.split() for feature in info(folder)["kernel"].split(", "))
+    assert list(features) == ["epoll", "eventfd", "pidfd", "recvmmsg", "sendmmsg"]
+    # Nothing else can be waited with, or run this test.
+    assert features["epoll"] == features["recvmmsg"] == "yes"
+    assert features["pidfd"] == ("yes" if can_open_pidfd() else "no")
+
+
+def can_open_pidfd():
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def test_info_sees_what_is_missing():
+    code = """
+    import os
+    def refuse(*args):
+        raise PermissionError
+    os.pidfd_open = refuse
+    del os.eventfd
+    from velodrome import _info
+    print(dict(_info._facts())["kernel"])
+    """
+    assert run_child("asyncio", code).stdout.startswith("epoll yes, eventfd no, pidfd no, ")
+
+
+def test_info_names_the_engine_of_tls(folder):
+    ssl = pytest.importorskip("ssl")
+    engine = {"libssl": "libssl, called directly", "ssl": "ssl module"}[velodrome._native.tls_engine()]
+    asked = os.environ.get("VELODROME_TLS") == "python"
+    expected = "ssl module, by VELODROME_TLS=python" if asked else engine
+    assert info(folder)["tls"] == f"{expected}; {ssl.OPENSSL_VERSION}"
+
+
+def test_info_tells_that_the_ssl_module_was_asked_for():
+    code = "from velodrome import _info; print(_info._tls_engine())"
+    child = run_child("asyncio", code, env={"VELODROME_TLS": "python"})
+    assert child.stdout.startswith("ssl module, by VELODROME_TLS=python; ")
 
 
 def test_an_unknown_option_is_an_error(folder):
