@@ -9,9 +9,20 @@ import sys as _sys
 
 if _sys.platform != "linux":
     raise ImportError(f"velodrome runs on Linux; this is {_sys.platform!r}")
+if _sys.implementation.name != "cpython" or _sys.version_info < (3, 11):
+    raise ImportError(
+        f"velodrome runs on CPython 3.11 and newer; this is {_sys.implementation.name}, "
+        f"Python {_sys.version_info[0]}.{_sys.version_info[1]}"
+    )
 
-from ._loop import Loop
-from ._native import __version__
+try:
+    from ._loop import Loop
+    from ._native import __version__
+except (ImportError, AttributeError) as _error:
+    from ._unavailable import explain as _explain
+
+    _explain(_error)
+    raise
 
 # From 3.14 on asyncio does not import `typing`, which takes longer than all that is here.
 TYPE_CHECKING = False
@@ -57,4 +68,10 @@ def __getattr__(name: str) -> "_typing.Any":
         from . import _policy
 
         return getattr(_policy, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"module {__name__!r} has no attribute {name!r}"
+    if name in ("EventLoopPolicy", "install", "uninstall"):
+        message += (
+            ", as event loop policies ended with Python 3.16; use velodrome.run(main()) or "
+            "asyncio.run(main(), loop_factory=velodrome.new_event_loop)"
+        )
+    raise AttributeError(message)

@@ -152,8 +152,19 @@ def test_install_warns_where_policies_are_deprecated():
             warnings.simplefilter("always")
             velodrome.install()
         print([(warning.category.__name__, warning.filename) for warning in caught])
+        print(caught[0].message)
     """
-    assert run_child("velodrome", code).stdout == "[('DeprecationWarning', '<string>')]\n"
+    seen, message = run_child("velodrome", code).stdout.splitlines()
+    assert seen == "[('DeprecationWarning', '<string>')]"
+    # What is the matter, and what to write instead.
+    assert "policies" in message and "3.16" in message
+    assert "velodrome.run(main())" in message and "loop_factory=velodrome.new_event_loop" in message
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="policies are deprecated since 3.14")
+def test_install_is_quiet_where_policies_are_not_deprecated():
+    code = "import velodrome; velodrome.install(); velodrome.uninstall(); print('quiet')"
+    assert run_child("velodrome", code, options=["-W", "error"]).stdout == "quiet\n"
 
 
 def test_the_policy_gives_each_thread_a_loop_of_its_own():
@@ -313,8 +324,15 @@ def test_without_policies_there_is_nothing_of_them():
     import velodrome
     from velodrome import *
     print(sorted(velodrome.__all__), [hasattr(velodrome, name) for name in ("install", "EventLoopPolicy")])
+    try:
+        velodrome.install
+    except AttributeError as error:
+        print(error)
     """
-    assert run_child("asyncio", code).stdout == "['Loop', '__version__', 'new_event_loop', 'run'] [False, False]\n"
+    public, message = run_child("asyncio", code).stdout.splitlines()
+    assert public == "['Loop', '__version__', 'new_event_loop', 'run'] [False, False]"
+    # Who has called it up to then is told what to call now.
+    assert "has no attribute 'install'" in message and "loop_factory=velodrome.new_event_loop" in message
 
 
 def test_the_first_loop_needs_no_module_that_asyncio_does_not():
