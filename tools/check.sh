@@ -67,6 +67,7 @@ step "examples in the documentation of velodrome-asyncio" cargo test --doc --pac
 step "the inbox and the count of wakers, in every interleaving of their threads" env RUSTFLAGS="--cfg loom" \
     CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" cargo test --release --package velodrome --lib interleavings
 step "Rust tests, load generator" cargo test "${loadgen[@]}"
+step "types, as programs see them" tools/types.sh
 step "the benchmark notices wrong answers" "$PYO3_PYTHON" -m unittest discover -s benches
 step "a fitting llvm-profdata is found; each public item of velodrome has an example" \
     "$PYO3_PYTHON" -m unittest discover -s tests/tools

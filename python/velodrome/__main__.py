@@ -20,7 +20,7 @@ usage: python -m velodrome SCRIPT | -m MODULE | -c CODE [ARGS]
        python -m velodrome --info | --version | --help"""
 
 
-def patch():
+def patch() -> None:
     """Make velodrome's loops wherever asyncio makes one by default.
 
     A program that brings a policy or a loop factory of its own still gets its own.
@@ -34,16 +34,16 @@ def patch():
         # The default policy makes its loops by this attribute of its class.
         type(get_policy())._loop_factory = velodrome.Loop
     if hasattr(asyncio, "EventLoop"):
-        asyncio.EventLoop = velodrome.Loop
+        asyncio.EventLoop = velodrome.Loop  # type: ignore[assignment,misc]
 
 
-def _set_first_path(path):
+def _set_first_path(path: str) -> None:
     """Put it where Python has put the directory of `-m velodrome`, unless it was told not to."""
     if not sys.flags.safe_path:
         sys.path[0] = path
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2

@@ -1,11 +1,16 @@
-"""A typed program over velodrome's public names: checked by `mypy --strict`, then run.
+"""A typed program over velodrome's public names: checked by mypy and pyright for each Python, then run.
 
-Only names and types matter here; what the loop does is tested elsewhere. EventLoopPolicy is left
-out: the Pythons that deprecate policies, or lack them, run this file, too.
+Only names and types matter here; what the loop does is tested elsewhere.
 """
 
 import asyncio
+import signal
+import socket
+import sys
+import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import assert_type
 
 import velodrome
 
@@ -13,6 +18,48 @@ import velodrome
 async def add(left: int, right: int) -> int:
     await asyncio.sleep(0)
     return left + right
+
+
+class Greeting(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"hello")
+        transport.close()
+
+
+def wants_any_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    return loop.is_running()
+
+
+async def methods(loop: velodrome.Loop) -> None:
+    """What asyncio's loop declares is declared of this one, too: nothing is untyped, or Any without need."""
+    assert wants_any_loop(loop)
+    assert_type(await loop.create_task(add(1, 1), name="sum"), int)
+    assert_type(await loop.run_in_executor(None, len, "text"), int)
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    loop.add_signal_handler(signal.SIGUSR1, print, "signal")
+    assert_type(loop.remove_signal_handler(signal.SIGUSR1), bool)
+
+    server = await loop.create_server(Greeting, "127.0.0.1", 0)
+    assert_type(server, asyncio.Server)
+    host, port = server.sockets[0].getsockname()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    with socket.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, found[0][4])
+        assert_type(await loop.sock_recv(client, 100), bytes)
+        loop.add_reader(client, print)
+        assert_type(loop.remove_reader(client), bool)
+    transport, protocol = await loop.create_connection(Greeting, host, port)
+    assert_type(transport, asyncio.Transport)
+    assert_type(protocol, Greeting)
+    transport.close()
+    server.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        (await loop.create_unix_server(Greeting, f"{folder}/socket", mode=0o600)).close()
+    process = await asyncio.create_subprocess_exec("true")
+    assert_type(await process.wait(), int)
 
 
 # A loop is an asyncio loop, wherever one is asked for.
@@ -38,6 +85,13 @@ sum_elsewhere: int = velodrome.run(add(3, 4), loop_factory=asyncio.SelectorEvent
 with asyncio.Runner(loop_factory=velodrome.new_event_loop) as runner:
     sum_of_runner: int = runner.run(add(5, 6))
 
+loop = velodrome.new_event_loop()
+loop.run_until_complete(methods(loop))
+loop.run_until_complete(loop.shutdown_default_executor())
+loop.close()
+
+if sys.version_info < (3, 14):  # later ones deprecate policies, or have none
+    policy: asyncio.AbstractEventLoopPolicy = velodrome.EventLoopPolicy()
 install: Callable[[], None] = velodrome.install
 uninstall: Callable[[], None] = velodrome.uninstall
 version: str = velodrome.__version__
