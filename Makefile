@@ -20,7 +20,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo clean
+.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -40,6 +40,7 @@ help:
 	@echo 'make bench-page    docs/benchmarks from files of measurements, JSON="..."; see benches/README.md'
 	@echo 'make bench-rust    what there is for Rust beside tokio, smol, monoio and compio: 6 minutes'
 	@echo 'make pgo           a wheel in dist/, optimised for what the benchmark was seen to do'
+	@echo 'make crates        pack the Rust crates and compile them from their packages; publishes nothing'
 	@echo 'make clean         remove everything that was built'
 	@echo
 	@echo 'PYTHON=... chooses the interpreter: a path, a command, or a version such as 3.14d'
@@ -96,6 +97,9 @@ bench-rust:
 
 pgo:
 	@tools/pgo.sh
+
+crates:
+	@tools/crates.sh
 
 clean:
 	rm -rf target dist .venv .pytest_cache .mypy_cache benches/loadgen/target benches/runtimes/target

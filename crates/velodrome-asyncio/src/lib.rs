@@ -52,7 +52,8 @@ mod shared;
 pub use await_py::{AwaitPy, await_py};
 pub use into_py::{future_into_py, future_into_py_on_any_loop};
 
-/// Compiles what the page shows.
+/// Compiles what the page and the file show.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/rust-futures.md")]
+#[doc = include_str!("../README.md")]
 struct Page;

@@ -167,3 +167,8 @@ pub use task_group::{Failure, TaskGroup, TaskGroupError, task_group};
 pub use time::{Sleep, TimedOut, sleep, timeout};
 pub use timer::{Key as TimerKey, Timers};
 pub use transport::{DatagramTransport, Server, ServerOptions, Transport};
+
+/// Runs what the file shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
