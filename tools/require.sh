@@ -12,8 +12,8 @@ have() { type -P "$1" >/dev/null; }
 
 oldest_rust=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 oldest_rust=${oldest_rust:-1.88}
-rust_hint="Debian 13: apt-get install cargo rustc. Debian 12's is too old: install rustup
-      (https://rustup.rs), then: rustup toolchain install stable"
+rust_hint="Debian's own is too old up to 13, which has rustup instead: apt-get install rustup;
+      elsewhere: https://rustup.rs; then: rustup default stable"
 
 if ! have cargo || ! have rustc || ! rust=$(rustc --version 2>/dev/null); then
     lack "cargo and rustc, $oldest_rust or newer" "$rust_hint"
@@ -28,9 +28,9 @@ have make || lack "make" "apt-get install make"
 
 if [ "${1:-}" = check ]; then
     cargo fmt --version >/dev/null 2>&1 ||
-        lack "rustfmt" "rustup component add rustfmt, or on Debian 13: apt-get install rustfmt"
+        lack "rustfmt" "rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 ||
-        lack "clippy" "rustup component add clippy, or on Debian 13: apt-get install rust-clippy"
+        lack "clippy" "rustup component add clippy"
     have openssl || lack "openssl, which makes the benchmark's certificates" "apt-get install openssl"
 fi
 
