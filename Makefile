@@ -5,6 +5,8 @@
 PYTHON ?=
 # What test-all goes through.
 PYTHONS ?= 3.11 3.12 3.13 3.14 3.15 3.14d
+# What make wheels makes a wheel for.
+WHEELS ?= 3.11 3.12 3.13 3.14 3.15
 
 # What make bench measures (rows, scaling or fairness), and what make bench-page makes its page of.
 SUITE ?= rows
@@ -20,7 +22,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates clean
+.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates wheels clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -40,6 +42,7 @@ help:
 	@echo 'make bench-page    docs/benchmarks from files of measurements, JSON="..."; see benches/README.md'
 	@echo 'make bench-rust    what there is for Rust beside tokio, smol, monoio and compio: 6 minutes'
 	@echo 'make pgo           a wheel in dist/, optimised for what the benchmark was seen to do'
+	@echo 'make wheels        a wheel for each of WHEELS="$(WHEELS)" and the sdist, tried out, in dist/'
 	@echo 'make crates        pack the Rust crates and compile them from their packages; publishes nothing'
 	@echo 'make clean         remove everything that was built'
 	@echo
@@ -97,6 +100,9 @@ bench-rust:
 
 pgo:
 	@tools/pgo.sh
+
+wheels:
+	@tools/wheels.sh $(WHEELS)
 
 crates:
 	@tools/crates.sh
