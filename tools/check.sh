@@ -44,6 +44,12 @@ END
     cargo check --manifest-path "$folder/Cargo.toml"
 }
 
+workflows_are_valid() {
+    local python
+    python=$(tools/venv.sh lint tools/requirements-{check,lint}.txt)
+    "${python%/python}/check-jsonschema" --builtin-schema vendor.github-workflows .github/workflows/*.yml
+}
+
 # The load generator is a workspace of its own, so that its dependencies are not velodrome's.
 loadgen=(--manifest-path benches/loadgen/Cargo.toml)
 lints=(-D warnings -D clippy::undocumented_unsafe_blocks)
@@ -69,5 +75,5 @@ step "the inbox and the count of wakers, in every interleaving of their threads"
 step "Rust tests, load generator" cargo test "${loadgen[@]}"
 step "types, as programs see them" tools/types.sh
 step "the benchmark notices wrong answers" "$PYO3_PYTHON" -m unittest discover -s benches
-step "a fitting llvm-profdata is found; each public item of velodrome has an example" \
-    "$PYO3_PYTHON" -m unittest discover -s tests/tools
+step "workflows" workflows_are_valid
+step "the tools do what they say; each public item of velodrome has an example" "$PYO3_PYTHON" -m unittest discover -s tests/tools

@@ -1,0 +1,39 @@
+"""The workflows run what there is: `python -m unittest discover -s tests/tools`."""
+
+import re
+import subprocess
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = {path.name: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+
+
+def make(*arguments):
+    command = ["make", "--no-print-directory", "--dry-run", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+class Workflows(unittest.TestCase):
+    def test_the_goals_of_make_exist(self):
+        goals = {goal for text in WORKFLOWS.values() for goal in re.findall(r"\brun: make ([a-z][\w-]*)", text)}
+        self.assertLessEqual({"check", "test-python", "wheels", "crates"}, goals)
+        for goal in goals:
+            make(goal)
+
+    def test_wheels_are_for_the_pythons_of_make_wheels(self):
+        _, *usual = make("wheels").split()
+        for name in ("ci.yml", "release.yml"):
+            (named,) = re.findall(r'WHEELS="([^"]+)"', WORKFLOWS[name])
+            self.assertEqual(named.split(), [f"python{version}" for version in usual])
+            (set_up,) = re.findall(r"python-version: \|\n((?: +3\.\d+\n)+)", WORKFLOWS[name])
+            self.assertEqual(sorted(set_up.split()), usual)
+
+    def test_each_of_them_is_tested(self):
+        _, *usual = make("wheels").split()
+        (tested,) = re.findall(r"python: \[(.+)\]", WORKFLOWS["ci.yml"])
+        self.assertEqual(re.findall(r'"(.+?)"', tested), usual)
+
+
+if __name__ == "__main__":
+    unittest.main()
