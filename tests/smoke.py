@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
@@ -75,6 +76,24 @@ async def child():
     assert (out, process.returncode) == (b"through a child", 0)
 
 
+def end_in_the_middle():
+    """The interpreter ends while a loop in a daemon thread calls Python: its stack may have to be unwound."""
+    at_work = threading.Event()
+
+    def work():
+        at_work.set()
+        while True:
+            pass
+
+    def run():
+        loop = velodrome.new_event_loop()
+        loop.call_soon(work)
+        loop.run_forever()
+
+    threading.Thread(target=run, daemon=True).start()
+    at_work.wait()
+
+
 def main(version=None):
     is_installed(version)
     facts = tells_of_itself()
@@ -83,7 +102,8 @@ def main(version=None):
         made = certificates.Certificates(Path(folder))
         velodrome.run(exchange(server=made.server_context(), client=made.client_context()))
     velodrome.run(child())
-    print(facts, end="")
+    print(facts, end="", flush=True)
+    end_in_the_middle()
 
 
 if __name__ == "__main__":
