@@ -75,11 +75,12 @@ def _opens(opener, *args):
 
 
 def _knows(call):
-    """Whether the kernel has this system call for messages: it then misses a socket, no more."""
+    """Whether the kernel has this system call for messages: then it finds other faults with this."""
     try:
         import ctypes
 
         function = getattr(ctypes.CDLL(None, use_errno=True), call)
     except (ImportError, AttributeError, OSError):
         return None
-    return function(-1, None, 0, 0, None) == -1 and ctypes.get_errno() == errno.EBADF
+    function(-1, None, 0, 0, None)
+    return ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM)
