@@ -7,6 +7,8 @@ PYTHON ?=
 PYTHONS ?= 3.11 3.12 3.13 3.14 3.15 3.14d
 # What make wheels makes a wheel for.
 WHEELS ?= 3.11 3.12 3.13 3.14 3.15
+# ... and make aarch64, on another machine.
+AARCH64 ?= 3.14
 
 # What make bench measures (rows, scaling or fairness), and what make bench-page makes its page of.
 SUITE ?= rows
@@ -22,7 +24,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates wheels clean
+.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates wheels aarch64 clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -43,6 +45,7 @@ help:
 	@echo 'make bench-rust    what there is for Rust beside tokio, smol, monoio and compio: 6 minutes'
 	@echo 'make pgo           a wheel in dist/, optimised for what the benchmark was seen to do'
 	@echo 'make wheels        a wheel for each of WHEELS="$(WHEELS)" and the sdist, tried out, in dist/'
+	@echo 'make aarch64       a wheel for aarch64 and AARCH64=$(AARCH64), tried out in qemu, in dist/'
 	@echo 'make crates        pack the Rust crates and compile them from their packages; publishes nothing'
 	@echo 'make clean         remove everything that was built'
 	@echo
@@ -103,6 +106,9 @@ pgo:
 
 wheels:
 	@tools/wheels.sh $(WHEELS)
+
+aarch64:
+	@tools/aarch64.sh $(AARCH64)
 
 crates:
 	@tools/crates.sh

@@ -10,7 +10,11 @@
 #   3.13 3.14 3.15   the release build, newest patch level      Debian's packages of a newer suite
 #   3.13d 3.14d 3.15d  the --with-pydebug build of the same (sys.gettotalrefcount)   likewise
 #   3.13.0 (X.Y.Z)   exactly that version                       pyenv
+#   3.13-aarch64 ... the release build for aarch64, in qemu      Debian's packages; qemu-user
 # A free-threaded one (3.14t) is refused with status 3: Debian does not package it.
+#
+# The path of one for aarch64 is that of a script, which runs it in qemu's user mode: for a program, not for venvs
+# or for what starts `sys.executable`.
 #
 # How a Debian interpreter is made: the .deb files of the interpreter and of everything it
 # depends on, the newer suite's C library included, are downloaded by apt (own lists, own
@@ -51,9 +55,10 @@ archive_uri() {
 
 # ---- a private apt: its own sources, lists, archives, and no installed packages ------------
 apt_ready=
-private_apt() {  # private_apt SUITE
-    local suite=$1 dir=$cache/apt/$1 uri
-    if [ "$apt_ready" != "$suite" ]; then
+private_apt() {  # private_apt SUITE ARCHITECTURE
+    local suite=$1 architecture=$2 dir=$cache/apt/$1 uri
+    [ "$architecture" = "$(dpkg --print-architecture)" ] || dir+=-$architecture
+    if [ "$apt_ready" != "$dir" ]; then
         uri=$(archive_uri) || exit 1
         mkdir -p "$dir"/state/lists/partial "$dir"/archives/partial
         : >"$dir/status"
@@ -68,6 +73,8 @@ Dir::State::status "$dir/status";
 Dir::Cache "$dir";
 Dir::Cache::archives "$dir/archives";
 Dir::Log "$dir";
+APT::Architecture "$architecture";
+APT::Architectures { "$architecture"; };
 Acquire::Languages "none";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::Retries "3";
@@ -75,7 +82,7 @@ APT::Sandbox::User "root";
 APT::Install-Recommends "false";
 Debug::NoLocking "true";
 CONF
-        apt_ready=$suite
+        apt_ready=$dir
     fi
     PRIVATE_APT=$dir/apt.conf
     if [ -z "$(find "$dir" -maxdepth 1 -name updated -mmin -720 -print)" ]; then private_update; fi
@@ -105,18 +112,16 @@ download() {  # download FOLDER VERSION SUFFIX PACKAGES
 }
 
 # ---- one interpreter out of a suite's packages -----------------------------------------------
-install_debian() {  # install_debian VERSION SUFFIX ('' or d) PREFIX
-    local v=$1 debug=$2 prefix=$3 suite found='' deb debs want
+unpack_debian() {  # unpack_debian VERSION SUFFIX ('' or d) ARCHITECTURE PACKAGES FOLDER; sets found
+    local v=$1 debug=$2 architecture=$3 want=$4 tmp=$5 suite deb debs archives
+    found=
     for suite in $suites; do
-        private_apt "$suite"
+        private_apt "$suite" "$architecture"
         if [ -n "$(papt apt-cache pkgnames "python$v-minimal")" ]; then found=$suite; break; fi
     done
     [ -n "$found" ] || die 3 "no python$v in Debian's $suites"
-    need_patchelf
 
-    local archives=$cache/apt/$found/archives tmp=$prefix.new
-    # libgcc-s1 is not Python's, but the extensions that Rust builds load it.
-    want="python$v python$v-venv python$v-dev libpython$v-testsuite libgcc-s1"
+    archives=$(dirname "$PRIVATE_APT")/archives
     rm -rf "$tmp"; mkdir -p "$tmp"
     if ! download "$archives" "$v" "$debug" "$want"; then
         # The suite may have moved on since its lists were read.
@@ -129,13 +134,37 @@ install_debian() {  # install_debian VERSION SUFFIX ('' or d) PREFIX
     done
     rm -f "$archives"/*.deb
 
-    [ -z "$debug" ] || rm -f "$tmp/usr/bin/python$v"  # not patched: it would not start
-
     # Debian merged /lib into /usr/lib: a package that still ships /lib files goes there too.
     local d
     for d in lib lib64 bin; do
         if [ -d "$tmp/$d" ]; then cp -a "$tmp/$d/." "$tmp/usr/$d/"; rm -rf "${tmp:?}/$d"; fi
     done
+}
+
+install_emulated() {  # install_emulated VERSION PREFIX
+    local v=$1 prefix=$2 tmp=$2.new qemu
+    qemu=$(type -P qemu-aarch64-static || type -P qemu-aarch64) ||
+        die 3 "$v-aarch64: no qemu here (apt-get install qemu-user-static)"
+    unpack_debian "$v" '' arm64 "python$v libgcc-s1" "$tmp"
+    ln -s usr/lib "$tmp/lib"
+    # shellcheck disable=SC2016
+    printf '#!/bin/sh\nexec %s -L %s %s "$@"\n' "$qemu" "$prefix" "$prefix/usr/bin/python$v" >"$tmp/python$v-aarch64"
+    chmod +x "$tmp/python$v-aarch64"
+    rm -rf "$prefix"; mv "$tmp" "$prefix"
+    "$prefix/python$v-aarch64" -c 'import ssl, _asyncio, os; assert os.uname().machine == "aarch64"' ||
+        die 1 "$prefix/python$v-aarch64 does not work"
+    printf '%s\n' "$found" >"$prefix/.complete"
+    say "python$v for aarch64, in qemu, from Debian $found"
+}
+
+install_debian() {  # install_debian VERSION SUFFIX ('' or d) PREFIX
+    local v=$1 debug=$2 prefix=$3 tmp=$3.new
+    need_patchelf
+    # libgcc-s1 is not Python's, but the extensions that Rust builds load it.
+    unpack_debian "$v" "$debug" "$(dpkg --print-architecture)" \
+        "python$v python$v-venv python$v-dev libpython$v-testsuite libgcc-s1" "$tmp"
+
+    [ -z "$debug" ] || rm -f "$tmp/usr/bin/python$v"  # not patched: it would not start
 
     local exe=$tmp/usr/bin/python$v$debug ld libdir
     ld=$(basename "$(patchelf --print-interpreter "$exe")")
@@ -169,6 +198,11 @@ pyenv_root() { printf '%s\n' "${PYENV_ROOT:-$HOME/.pyenv}"; }
 locate() {  # locate SPEC: the path of an interpreter that is already there, or nothing
     local spec=$1 v=${1%[dt]} exe best=
     case $spec in
+    3.1[3-9]-aarch64)
+        exe=$cache/debian-$spec/python$spec
+        if [ -e "$cache/debian-$spec/.complete" ] && "$exe" -c '' 2>/dev/null; then
+            printf '%s\n' "$exe"
+        fi ;;
     3.1[3-9] | 3.1[3-9]d)
         exe=$cache/debian-$spec/usr/bin/python$spec
         if [ -e "$cache/debian-$spec/.complete" ] && "$exe" -c '' 2>/dev/null; then
@@ -194,9 +228,10 @@ provide() {  # provide SPEC
     local spec=$1 path
     case $spec in
     *t) die 3 "$spec: Debian packages no free-threaded CPython" ;;
-    3.1[3-9] | 3.1[3-9]d)
+    3.1[3-9] | 3.1[3-9]d | 3.1[3-9]-aarch64)
         if [ -n "${VELODROME_REFRESH:-}" ] || [ -z "$(locate "$spec")" ]; then
             case $spec in
+            *-aarch64) install_emulated "${spec%-aarch64}" "$cache/debian-$spec" ;;
             *d) install_debian "${spec%d}" d "$cache/debian-$spec" ;;
             *) install_debian "$spec" '' "$cache/debian-$spec" ;;
             esac
