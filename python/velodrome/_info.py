@@ -75,7 +75,7 @@ def _opens(opener, *args):
 
 
 def _knows(call):
-    """Whether the kernel has this system call for messages: then it finds other faults with this."""
+    """Whether the kernel has this system call for messages: it then finds other faults."""
     try:
         import ctypes
 
