@@ -1,6 +1,5 @@
-"""The code of docs/tls.md, from top to bottom, and the examples of TLS."""
+"""examples/tls_echo_server.py and examples/tls_echo_client.py."""
 
-import re
 import signal
 import socket
 import subprocess
@@ -8,35 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from certificates import has_openssl
 from support import child_environment
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def run(command, folder, **options):
     options = {"env": child_environment(), "capture_output": True, "text": True, "timeout": 60} | options
     return subprocess.run(command, cwd=folder, **options)
-
-
-@pytest.mark.skipif(not has_openssl(), reason="the page makes its certificate with the openssl program")
-def test_the_code_of_the_page_runs(tmp_path):
-    page = (ROOT / "docs/tls.md").read_text()
-    blocks = BLOCK.findall(page)
-    assert {language for language, _ in blocks} == {"sh", "python"}
-    python = Path(sys.executable).parent
-    environment = child_environment() | {"PATH": f"{python}:/usr/local/bin:/usr/bin:/bin"}
-    program = ""
-    for language, code in blocks:
-        if language == "python":
-            program += code
-        else:
-            done = run(["sh", "-ec", code], tmp_path, env=environment)
-            assert done.returncode == 0, done.stderr
-    # Once for the whole: later blocks use what earlier ones define.
-    done = run([sys.executable, "-W", "error", "-c", program], tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.fixture
