@@ -330,6 +330,7 @@ def test_all_tasks_of_a_loop_are_its_own(loop, new_loop):
 
 @since_3_14
 def test_the_tasks_of_another_process_can_be_listed(loop_name):
+    """As docs/debugging.md has it."""
     code = """
         import asyncio
         async def waiter():
