@@ -24,12 +24,13 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates wheels aarch64 clean
+.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates wheels aarch64 docs clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
 	@echo 'make test          everything that must pass, on one interpreter'
 	@echo 'make test-all      the same on each of PYTHONS="$(PYTHONS)"'
+	@echo 'make docs          the documentation as a site: target/site'
 	@echo 'make conformance   CPython'"'"'s tests on both loops, side by side: docs/conformance.md'
 	@echo 'make asan          the Python tests with AddressSanitizer in the extension'
 	@echo 'make test-ecosystem  the suites of projects that use asyncio, on both loops: docs/ecosystem.md'
@@ -57,7 +58,7 @@ run:
 build:
 	@tools/build.sh
 
-test: check test-python test-report
+test: check test-python test-report docs
 
 test-python:
 	@tools/test-python.sh
@@ -67,6 +68,9 @@ test-report:
 
 test-all:
 	@tools/test-all.sh $(PYTHONS)
+
+docs:
+	@tools/docs.sh
 
 conformance:
 	@tools/conformance.sh $(PYTHONS)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import velodrome
 from certificates import has_openssl
 from documents import BLOCK, ROOT, Block, blocks, compare, pages
 from support import child_environment
@@ -60,6 +61,26 @@ def test_code_is_in_fences(page):
         starts_code = line.startswith("    ") and not previous.strip() and not line.lstrip().startswith(lists)
         assert not starts_code, line
         previous = line
+
+
+def has_own_docstring(method):
+    """As the site shows it: without what is declared as a method of asyncio's."""
+    inherited = getattr(method, "__module__", None) or method.__objclass__.__module__
+    wrapped = getattr(method, "__wrapped__", None)
+    return bool(method.__doc__) and "asyncio" not in inherited and method.__doc__ != getattr(wrapped, "__doc__", None)
+
+
+@pytest.mark.parametrize("name", [name for name in dir(velodrome.Loop) if not name.startswith("_")])
+def test_the_reference_tells_of_each_method_of_the_loop(name):
+    page = (ROOT / "docs/reference.md").read_text()
+    method = getattr(velodrome.Loop, name)
+    assert (f"`{name}`" in page) != (callable(method) and has_own_docstring(method))
+
+
+def test_the_reference_tells_of_all_of_the_package():
+    page = (ROOT / "docs/reference.md").read_text()
+    missing = {name for name in velodrome.__all__ if f"::: velodrome.{name}\n" not in page}
+    assert missing == {"__version__"}
 
 
 def test_few_blocks_do_not_run():
