@@ -172,3 +172,8 @@ pub use transport::{DatagramTransport, Server, ServerOptions, Transport};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Runs what the page shows.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/rust.md")]
+struct Page;
