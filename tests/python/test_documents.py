@@ -1,5 +1,6 @@
 """The code of README.md and of docs/ runs: see tests/documents.py for how."""
 
+import re
 import subprocess
 import sys
 
@@ -61,6 +62,15 @@ def test_code_is_in_fences(page):
         starts_code = line.startswith("    ") and not previous.strip() and not line.lstrip().startswith(lists)
         assert not starts_code, line
         previous = line
+
+
+def test_the_guide_says_the_same_in_both_languages():
+    def outline(page):
+        text = BLOCK.sub("", (ROOT / page).read_text())
+        code = [re.sub(r"  # .*", "", block.code) for block in blocks(page)]  # comments are translated
+        return re.findall("^#+", text, re.MULTILINE), text.count("\n|"), code
+
+    assert outline("docs/guide.md") == outline("docs/guide.ja.md")
 
 
 def has_own_docstring(method):

@@ -216,3 +216,9 @@ def test_every_example_is_run_by_a_test():
     tests += (ROOT / "tools/test-python.sh").read_text()
     examples = {path.name for path in (ROOT / "examples").glob("*.py")} - PARTS
     assert {name for name in examples if name not in tests} == set()
+
+
+def test_every_example_is_on_the_page():
+    page = (ROOT / "docs/examples.md").read_text()
+    examples = {path.name for path in (ROOT / "examples").iterdir()} - {"requirements.txt", "__pycache__"}
+    assert {name for name in examples if f"[{name}](../examples/{name})" not in page} == set()
