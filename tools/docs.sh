@@ -4,7 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python=$(tools/build.sh docs tools/requirements-docs.txt)
+# Built as for the tests: in an environment of its own it would be compiled again, and for the tests once more.
+tools/build.sh >/dev/null
+python=$(tools/venv.sh docs tools/requirements-docs.txt)
 # Not --quiet: that keeps warnings from being counted. The variable keeps an advertisement out of each build.
-NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --clean
+PYTHONPATH=python NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --clean
 printf "the site is in target/site: %s -m http.server --bind 127.0.0.1 --directory target/site\n" "$python"
