@@ -3,38 +3,36 @@
 `--info` says what velodrome has found on this machine, for reports of bugs.
 
 `asyncio.new_event_loop()` and everything that makes loops by it (`asyncio.run`, `asyncio.Runner`,
-policies) makes velodrome's loops in that process; nothing else of the program changes.
+policies) makes velodrome's loops in that process; nothing else of the program changes. After
+`--children` the same goes for the Pythons that the program starts, which inherit two variables of
+the environment; `--environment` prints these for a shell.
 """
 
-import asyncio
-import asyncio.events
 import os
 import runpy
+import shlex
 import sys
 import types
 
 import velodrome
 
+from ._default import make_default
+
 _USAGE = """\
-usage: python -m velodrome SCRIPT | -m MODULE | -c CODE [ARGS]
-       python -m velodrome --info | --version | --help"""
+usage: python -m velodrome [--children] SCRIPT | -m MODULE | -c CODE [ARGS]
+       python -m velodrome --environment | --info | --version | --help"""
 
 
-def patch() -> None:
-    """Make velodrome's loops wherever asyncio makes one by default.
+# A folder with a `sitecustomize` and nothing else.
+_CHILDREN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "children")
 
-    A program that brings a policy or a loop factory of its own still gets its own.
-    """
-    get_policy = getattr(asyncio.events, "_get_event_loop_policy", None) or getattr(
-        asyncio.events, "get_event_loop_policy", None
-    )
-    if get_policy is None:  # 3.16: there are no policies any more
-        asyncio.new_event_loop = asyncio.events.new_event_loop = velodrome.new_event_loop
-    else:
-        # The default policy makes its loops by this attribute of its class.
-        type(get_policy())._loop_factory = velodrome.Loop
-    if hasattr(asyncio, "EventLoop"):
-        asyncio.EventLoop = velodrome.Loop  # type: ignore[assignment,misc]
+
+def _environment() -> dict[str, str]:
+    """What makes each Python that inherits it run on velodrome."""
+    path = os.environ.get("PYTHONPATH")
+    if path and path.split(os.pathsep)[0] != _CHILDREN:
+        path = _CHILDREN + os.pathsep + path
+    return {"VELODROME": "1", "PYTHONPATH": path or _CHILDREN}
 
 
 def _set_first_path(path: str) -> None:
@@ -55,6 +53,15 @@ def main(argv: list[str]) -> int:
 
         print(*_info.lines(), sep="\n")
         return 0
+    if argv[0] == "--environment":
+        print("export", *(f"{name}={shlex.quote(value)}" for name, value in _environment().items()))
+        return 0
+    for_children = argv[0] == "--children"
+    if for_children:
+        argv = argv[1:]
+        if not argv:
+            print(_USAGE, file=sys.stderr)
+            return 2
     option, rest = argv[0], argv[1:]
     if option in ("-m", "-c") and not rest:
         print(f"python -m velodrome: argument expected for {option}\n{_USAGE}", file=sys.stderr)
@@ -65,7 +72,9 @@ def main(argv: list[str]) -> int:
     if option not in ("-m", "-c") and not os.path.exists(option):
         print(f"python -m velodrome: can't open {option!r}: no such file", file=sys.stderr)
         return 2
-    patch()
+    make_default()
+    if for_children:
+        os.environ.update(_environment())
     if option == "-m":
         sys.argv = rest
         _set_first_path(os.getcwd())
