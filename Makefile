@@ -24,7 +24,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates wheels aarch64 docs clean
+.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates wheels aarch64 docs test-integrations clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
@@ -37,6 +37,7 @@ help:
 	@echo 'make check         the part of make test that needs no build: format, clippy, Rust tests'
 	@echo 'make test-python   the Python part of make test'
 	@echo 'make test-report   the part of make test that looks at the page of make run, in Chromium'
+	@echo 'make test-integrations  servers and tools, each started as docs/servers.md and docs/tools.md say'
 	@echo 'make soak          everything at once, at random, for SECONDS=60; SEED=... does the same again'
 	@echo 'make build         compile the extension into python/velodrome and .venv/VERSION'
 	@echo 'make fmt           format the Rust code'
@@ -58,13 +59,16 @@ run:
 build:
 	@tools/build.sh
 
-test: check test-python test-report docs
+test: check test-python test-report test-integrations docs
 
 test-python:
 	@tools/test-python.sh
 
 test-report:
 	@tools/test-report.sh
+
+test-integrations:
+	@tools/test-integrations.sh
 
 test-all:
 	@tools/test-all.sh $(PYTHONS)

@@ -1,0 +1,17 @@
+"""A worker of taskiq, which needs no server: whoever gives it tasks is one, and answers go to a file each."""
+
+import json
+import os
+from pathlib import Path
+
+from taskiq import ZeroMQBroker
+from which_loop import which_loop
+
+broker = ZeroMQBroker(*[f"tcp://127.0.0.1:{os.environ['BROKER_PORT']}"] * 2)
+
+
+@broker.task
+async def add(left, right, answer):
+    file = Path(answer)
+    file.with_suffix(".unfinished").write_text(json.dumps(which_loop() | {"sum": left + right}))
+    file.with_suffix(".unfinished").rename(file)

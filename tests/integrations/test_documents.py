@@ -1,0 +1,12 @@
+"""Nothing stands in the pages that no test runs."""
+
+import importlib
+from pathlib import Path
+
+from documents import SERVERS, TOOLS
+
+
+def test_every_line_of_the_pages_is_run():
+    for path in Path(__file__).parent.glob("test_*.py"):
+        importlib.import_module(path.stem)
+    assert not SERVERS.unused | TOOLS.unused
