@@ -79,6 +79,14 @@ def test_a_plugin_takes_its_loops_from_conftest(tests, run, source, conftest):
     assert "1 failed" in run("pytest", status=1)
 
 
+def test_pytest_asyncio_runs_each_test_on_both_loops(tests, run):
+    both = LOOP_FACTORIES.replace('{"', '{"asyncio": asyncio.new_event_loop, "')
+    tests(ASYNCIO_TEST, conftest=f"import asyncio\n{both}")
+    said = run("pytest", status=1)
+    assert "1 failed, 1 passed" in said
+    assert "FAILED test_0.py::test_asyncio[asyncio]" in said
+
+
 # --- IPython --------------------------------------------------------------------------------------
 
 CELLS = [
