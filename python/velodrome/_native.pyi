@@ -29,7 +29,7 @@ __all__ = [
     "make_read_pipe_transport",
     "make_stream_transport",
     "make_write_pipe_transport",
-    "numeric_address",
+    "numeric_getaddrinfo",
     "tls_engine",
 ]
 
@@ -345,11 +345,7 @@ class Listener:
     def start(self) -> None: ...
     def resume(self) -> None: ...
 
-def learn_originals(
-    of_loop: tuple[type, Iterable[str]],
-    of_asyncio: tuple[type, Iterable[str]],
-    of_socket: tuple[type, Iterable[str]],
-) -> None: ...
+def learn_originals(of_loop: type, of_asyncio: type) -> None: ...
 def make_datagram_transport(
     event_loop: Loop,
     sock: socket.socket,
@@ -382,5 +378,13 @@ def make_write_pipe_transport(
     waiter: asyncio.Future[None] | None,
     extra: dict[str, Any] | None,
 ) -> WritePipeTransport: ...
-def numeric_address(host: object, port: object) -> tuple[Any, ...] | None: ...
+def numeric_getaddrinfo(
+    function: object,
+    host: object,
+    port: object,
+    family: object,
+    type: object,
+    proto: object,
+    flags: object,
+) -> list[tuple[Any, ...]] | None: ...
 def tls_engine() -> str: ...

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from velodrome import _native
+from velodrome import _native, _tls
 
 LIBSSL = os.environ.get("VELODROME_TLS") != "python"
 
@@ -124,7 +124,7 @@ def test_the_collector_may_run_in_the_middle_of_a_construction(new_loop, certifi
         for allocations in range(1, 12):
             gc.set_threshold(allocations)
             for _ in range(50):
-                transports.append(loop._make_tls_transport(Echo(), context, server_hostname="localhost"))
+                transports.append(_tls.make_transport(loop, Echo(), context, server_hostname="localhost"))
     finally:
         gc.set_threshold(*thresholds)
     for transport in transports:

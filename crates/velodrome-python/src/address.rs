@@ -76,18 +76,20 @@ pub fn to_python(py: Python<'_>, address: &SocketAddrAny) -> PyResult<Option<Py<
     }
 }
 
-/// The address of an exact `str` with an IP address in its usual form, without a scope, and an
-/// exact `int` that a port can be, as `getaddrinfo` writes it.
-pub fn numeric(host: &Bound<'_, PyAny>, port: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
-    let py = host.py();
-    match numbers(host, port) {
-        Some((IpAddr::V4(_), _)) => (host, port).into_py_any(py).map(Some),
-        Some((IpAddr::V6(v6), _)) => (text_of(&v6), port, 0, 0).into_py_any(py).map(Some),
-        None => Ok(None),
+/// The address of such numbers, as `getaddrinfo` writes it.
+pub fn of_numbers(
+    host: &Bound<'_, PyAny>,
+    port: &Bound<'_, PyAny>,
+    ip: IpAddr,
+) -> PyResult<Py<PyAny>> {
+    match ip {
+        IpAddr::V4(_) => (host, port).into_py_any(host.py()),
+        IpAddr::V6(v6) => (text_of(&v6), port, 0, 0).into_py_any(host.py()),
     }
 }
 
-/// The numbers of such a `str` and such an `int`.
+/// The numbers of an exact `str` with an IP address in its usual form, without a scope, and of an
+/// exact `int` that a port can be.
 pub fn numbers(host: &Bound<'_, PyAny>, port: &Bound<'_, PyAny>) -> Option<(IpAddr, u16)> {
     let (host, port) = (host.cast_exact::<PyString>().ok()?, port.cast_exact::<PyInt>().ok()?);
     Some((host.to_str().ok()?.parse().ok()?, port.extract().ok()?))

@@ -14,6 +14,7 @@
 //! Nothing here decides what asyncio's rules decide: that is the model's, or the package's.
 
 mod address;
+mod address_info;
 mod buffer;
 mod call;
 mod callback;
@@ -40,7 +41,7 @@ mod watch;
 use pyo3::{
     exceptions::{PyImportError, PyTypeError},
     prelude::*,
-    types::PyType,
+    types::{PyList, PyType},
 };
 
 /// To be called in a forked child, by the C library.
@@ -107,11 +108,10 @@ mod _native {
     /// Note what is to be in its place for a connection without a Python socket.
     #[pyfunction]
     fn learn_originals(
-        of_loop: super::originals::Names<'_>,
-        of_asyncio: super::originals::Names<'_>,
-        of_socket: super::originals::Names<'_>,
+        of_loop: &Bound<'_, PyType>,
+        of_asyncio: &Bound<'_, PyType>,
     ) -> PyResult<()> {
-        super::originals::learn(&of_loop, &of_asyncio, &of_socket)
+        super::originals::learn(of_loop, of_asyncio)
     }
 
     /// Make the transport of a datagram socket; it takes the socket over.
@@ -169,13 +169,19 @@ mod _native {
         super::pipe::WritePipeTransport::over_pipe(pipe, connection)
     }
 
-    /// The socket address of a host and a port that are numbers, `None` for any other.
+    /// What `function` would return for an address, a port and the commonest numbers, if it is the
+    /// `socket` module's `getaddrinfo`; else `None`.
     #[pyfunction]
-    fn numeric_address<'py>(
+    fn numeric_getaddrinfo<'py>(
+        function: &Bound<'py, PyAny>,
         host: &Bound<'py, PyAny>,
         port: &Bound<'py, PyAny>,
-    ) -> PyResult<Option<Py<PyAny>>> {
-        super::address::numeric(host, port)
+        family: &Bound<'py, PyAny>,
+        r#type: &Bound<'py, PyAny>,
+        proto: &Bound<'py, PyAny>,
+        flags: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyList>>> {
+        super::address_info::numeric(function, (host, port), [family, r#type, proto, flags])
     }
 
     /// What TLS connections use: "libssl" directly, or "ssl", Python's module.

@@ -14,10 +14,44 @@ use pyo3::{
     ffi, intern,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyDict, PyFrozenSet, PyString, PyType},
+    types::{PyDict, PyFrozenSet, PyFunction, PyString, PyType},
 };
 
 use crate::{event_loop::Loop, fast, gil::GilBound};
+
+/// What asyncio calls on its way to connect, of the loop and of a socket.
+const OF_LOOP: [&str; 17] = [
+    "_add_writer",
+    "_connect_sock",
+    "_create_connection_transport",
+    "_ensure_fd_no_transport",
+    "_ensure_resolved",
+    "_make_socket_transport",
+    "_make_ssl_transport",
+    "_remove_writer",
+    "_sock_connect",
+    "_sock_connect_cb",
+    "_sock_write_done",
+    "call_soon",
+    // A program's own expects sockets of Python from `_connect_sock`.
+    "create_connection",
+    "create_future",
+    "create_unix_connection",
+    "remove_writer",
+    "sock_connect",
+];
+const OF_SOCKET: [&str; 10] = [
+    "__init__",
+    "close",
+    "connect",
+    "detach",
+    "fileno",
+    "getpeername",
+    "getsockname",
+    "getsockopt",
+    "gettimeout",
+    "setblocking",
+];
 
 /// A class, and what was found under some names of it.
 struct Methods {
@@ -29,17 +63,19 @@ struct Methods {
 }
 
 impl Methods {
-    fn new((class, names): &Names<'_>) -> PyResult<Self> {
+    /// `None` if one of them is a program's, which came before us.
+    fn new(class: &Bound<'_, PyType>, names: &[&str]) -> PyResult<Option<Self>> {
         let py = class.py();
-        let find = |name: &String| -> PyResult<_> {
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
             let name = PyString::intern(py, name);
-            Ok((name.clone().unbind(), class.getattr(name)?.unbind()))
-        };
-        Ok(Methods {
-            class: class.clone().unbind(),
-            found: names.iter().map(find).collect::<PyResult<_>>()?,
-            version: Cell::new(0),
-        })
+            let method = class.getattr(&name)?;
+            if !is_original(&method)? {
+                return Ok(None);
+            }
+            found.push((name.unbind(), method.unbind()));
+        }
+        Ok(Some(Methods { class: class.clone().unbind(), found, version: Cell::new(0) }))
     }
 
     fn present_version(&self, py: Python<'_>) -> u32 {
@@ -69,6 +105,35 @@ impl Methods {
     }
 }
 
+/// Whether a method is asyncio's, Python's or ours.
+fn is_original(method: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = method.py();
+    if method.cast_exact::<PyFunction>().is_err() {
+        return Ok(method.get_type().as_type_ptr() == &raw mut ffi::PyMethodDescr_Type);
+    }
+    // Where it was written; `__module__` may be that of a method that it wraps.
+    // SAFETY: it is a function, as just checked, which has a dictionary of globals.
+    let globals = unsafe {
+        Bound::from_borrowed_ptr(py, ffi::PyFunction_GetGlobals(method.as_ptr()))
+            .cast_into_unchecked::<PyDict>()
+    };
+    let Some(name) = globals.get_item(intern!(py, "__name__"))? else { return Ok(false) };
+    let Ok(name) = name.cast_into::<PyString>() else { return Ok(false) };
+    let package = name.to_str()?.split('.').next();
+    if !package.is_some_and(|package| ["asyncio", "socket", "velodrome"].contains(&package)) {
+        return Ok(false);
+    }
+    // SAFETY: the interpreter's own dictionary, borrowed. An import would wait for a module that is
+    // being imported, which the package is.
+    let modules = unsafe {
+        Bound::from_borrowed_ptr(py, ffi::PyImport_GetModuleDict()).cast_into::<PyDict>()?
+    };
+    let module = modules.get_item(name)?;
+    Ok(module.is_some_and(|module| {
+        module.cast::<PyModule>().is_ok_and(|module| module.dict().is(&globals))
+    }))
+}
+
 struct Originals {
     of_loop: Methods,
     /// Of the class of asyncio's from which the loop inherits.
@@ -85,18 +150,24 @@ struct Originals {
 
 static ORIGINALS: PyOnceLock<GilBound<Originals>> = PyOnceLock::new();
 
-/// A class, and the names under which asyncio would call something to connect.
-pub type Names<'py> = (Bound<'py, PyType>, Vec<String>);
-
-/// Notes what a loop's class, that of asyncio's from which it inherits, and that of sockets have now.
-pub fn learn(of_loop: &Names<'_>, of_asyncio: &Names<'_>, of_socket: &Names<'_>) -> PyResult<()> {
-    let py = of_loop.0.py();
-    let socket_module = py.import("socket")?;
+/// Notes what a loop's class, that of asyncio's from which it inherits, and that of sockets have now,
+/// if it is what asyncio, Python and this package brought along.
+pub fn learn(of_loop: &Bound<'_, PyType>, of_asyncio: &Bound<'_, PyType>) -> PyResult<()> {
+    let py = of_loop.py();
+    let socket_module = py.import(intern!(py, "socket"))?;
+    let of_socket = socket_module.getattr(intern!(py, "socket"))?.cast_into::<PyType>()?;
+    let (Some(of_loop), Some(of_asyncio), Some(of_socket)) = (
+        Methods::new(of_loop, &OF_LOOP)?,
+        Methods::new(of_asyncio, &OF_LOOP)?,
+        Methods::new(&of_socket, &OF_SOCKET)?,
+    ) else {
+        return Ok(());
+    };
     let originals = Originals {
-        of_loop: Methods::new(of_loop)?,
-        of_asyncio: Methods::new(of_asyncio)?,
-        of_socket: Methods::new(of_socket)?,
-        loop_names: PyFrozenSet::new(py, &of_loop.1)?.unbind(),
+        loop_names: PyFrozenSet::new(py, of_loop.found.iter().map(|(name, _)| name))?.unbind(),
+        of_loop,
+        of_asyncio,
+        of_socket,
         asyncio_names: [
             py.import("asyncio.base_events")?.dict().unbind(),
             py.import("asyncio.unix_events")?.dict().unbind(),
