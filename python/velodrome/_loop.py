@@ -69,6 +69,11 @@ class _RegistryView:
         pass
 
 
+async def _wait_for(future):
+    """The task from which `_native` learns what tasks pass to `call_soon`."""
+    await future
+
+
 def _declared_as(method: "_Method") -> "Callable[[Any], _Method]":
     """Show what a method of asyncio's takes, and its documentation.
 

@@ -1,17 +1,15 @@
-"""What `_native` calls in Python: messages, reports and debug mode's handles."""
+"""What `_native` calls in Python: messages, reports and debug mode's handles.
+
+It is imported with the first transport or listener, or when something of it is needed.
+"""
 
 import asyncio
 import asyncio.base_events
 import asyncio.constants
-import asyncio.events
-import asyncio.format_helpers
 import asyncio.sslproto
 import asyncio.transports
 import asyncio.trsock
-import contextlib
-import inspect
 import socket
-import threading
 from asyncio.log import logger
 
 
@@ -45,34 +43,6 @@ class SSLTransport(asyncio.sslproto._SSLProtocolTransport):
     """What a native TLS transport says it is."""
 
     __slots__ = ()
-
-
-def callback_failed(loop, handle, exc):
-    """A callback raised: tell the exception handler."""
-    format_source = asyncio.format_helpers._format_callback_source
-    # The callback is named as this version's `Handle._run` names it.
-    takes_debug = "debug" in inspect.signature(format_source).parameters
-    keywords = {"debug": loop.get_debug()} if takes_debug else {}
-    source = format_source(handle._callback, handle._args or (), **keywords)
-    loop.call_exception_handler(
-        {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
-    )
-
-
-def turn_failed(loop, subject, exc):
-    """The loop's own work for a transport, a listener or a socket failed."""
-    loop.call_exception_handler({"message": f"Exception in {subject!r}", "exception": exc})
-
-
-def record_failed(loop, exc):
-    """A callback of an extension module left an exception."""
-    message = "Exception in a callback of an extension module"
-    loop.call_exception_handler({"message": message, "exception": exc})
-
-
-def pipe_turn_failed(loop, callback, exc, context):
-    """A pipe's turn failed, which to asyncio is a callback of the loop like any other."""
-    callback_failed(loop, asyncio.Handle(callback, (), loop, context), exc)
 
 
 def log_hang_up(transport):
@@ -173,60 +143,3 @@ def sendfile_mode():
 
 def tls_sendfile_mode():
     return asyncio.constants._SendfileMode.FALLBACK
-
-
-def learn_task_callbacks():
-    """What a C task passes to `call_soon` for its steps and its wake-ups; None if not known.
-
-    Runs a task on a stand-in for a loop that keeps what it is given. If this thread is in the
-    middle of a task of another loop, in a thread of its own.
-    """
-    if asyncio.Task.__module__ != "_asyncio":
-        return None, None  # asyncio in Python, without its accelerator
-    learnt = [None, None]
-    if asyncio.events._get_running_loop() is None:
-        _run_task_on_stand_in(learnt)
-        return tuple(learnt)
-    thread = threading.Thread(target=_run_task_on_stand_in, args=(learnt,))
-    try:
-        thread.start()
-    except RuntimeError:
-        return None, None  # no thread is to be had
-    thread.join()
-    return tuple(learnt)
-
-
-class _StandIn:
-    """As much of a loop as a task needs."""
-
-    def __init__(self):
-        self.calls = []
-
-    def call_soon(self, callback, *args, context=None):
-        self.calls.append(callback)
-
-    def get_debug(self):
-        return False
-
-
-def _run_task_on_stand_in(learnt):
-    async def wait(future):
-        await future
-
-    loop = _StandIn()
-    asyncio.events._set_running_loop(loop)
-    try:
-        # A task that does it in another way is not recognised, and all is well.
-        with contextlib.suppress(Exception):
-            future = asyncio.Future(loop=loop)
-            # With a name: who has none is counted, and a program's first task is Task-1.
-            task = asyncio.Task(wait(future), loop=loop, name=__name__)
-            (step,) = loop.calls
-            step()
-            future.set_result(None)
-            _, wakeup = loop.calls
-            wakeup(future)
-            task.result()
-            learnt[:] = step, wakeup
-    finally:
-        asyncio.events._set_running_loop(None)

@@ -302,10 +302,10 @@ def test_server_is_asyncios():
 def test_a_task_that_works_in_another_way_is_served():
     code = """
     import asyncio
-    from velodrome import _seam
-    def refuse(self):
-        raise RuntimeError("not a loop")
-    _seam._StandIn.get_debug = refuse
+    from velodrome import _loop
+    async def refuse(future):
+        raise RuntimeError("awaits nothing")
+    _loop._wait_for = refuse
     loop = new_event_loop()
     async def main():
         await asyncio.sleep(0)

@@ -13,6 +13,7 @@ use crate::{
     handle::{Handle, TimerHandle},
     pipe::{self, PipeTransport},
     record::{FdRecord, Record},
+    report,
     server::Listener,
     sock::SockWaiters,
     transport::{StreamTransport, Turn},
@@ -194,7 +195,8 @@ fn failed(event_loop: &Bound<'_, Loop>, subject: &Bound<'_, PyAny>, error: PyErr
     if crate::error::leaves_loop(event_loop.py(), &error) {
         return Err(error);
     }
-    crate::imports::seam(event_loop.py(), "turn_failed", (event_loop, subject, error)).map(drop)
+    let message = format!("Exception in {}", subject.repr()?);
+    report::failed(event_loop, &message, error)
 }
 
 #[cold]
@@ -203,7 +205,7 @@ fn record_failed(event_loop: &Bound<'_, Loop>, error: PyErr) -> PyResult<()> {
     if crate::error::leaves_loop(py, &error) {
         return Err(error);
     }
-    crate::imports::seam(py, "record_failed", (event_loop, error)).map(drop)
+    report::failed(event_loop, "Exception in a callback of an extension module", error)
 }
 
 #[inline]
@@ -224,8 +226,8 @@ fn call_failed(event_loop: &Bound<'_, Loop>, call: Call, error: PyErr) -> PyResu
     if crate::error::leaves_loop(py, &error) {
         return Err(error);
     }
-    let handle = Py::new(py, Handle::new(event_loop, call))?;
-    crate::imports::seam(py, "callback_failed", (event_loop, handle, error)).map(drop)
+    let handle = Bound::new(py, Handle::new(event_loop, call))?;
+    report::callback_failed(event_loop, &handle, error)
 }
 
 /// An entry of the timer heap.

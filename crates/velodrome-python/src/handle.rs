@@ -26,7 +26,8 @@ use crate::{
     error::leaves_loop,
     event_loop::Loop,
     gil::GilBound,
-    imports::{loaded, seam},
+    imports::loaded,
+    report,
 };
 
 /// Who may have to wait for whom when a handle is cancelled from another thread.
@@ -228,8 +229,10 @@ impl Handle {
         if leaves_loop(py, &error) {
             return Err(error);
         }
-        let event_loop = slf.get().event_loop(py);
-        seam(py, "callback_failed", (event_loop, slf, error)).map(drop)
+        match slf.get().event_loop(py) {
+            Some(event_loop) => report::callback_failed(event_loop.bind(py), slf, error),
+            None => Err(error),
+        }
     }
 
     /// If another thread is running the callback: waits for its end, without the GIL.

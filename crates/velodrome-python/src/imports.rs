@@ -38,8 +38,6 @@ pub struct Imports {
     pub weak_dictionary: Py<PyAny>,
     /// `asyncio.Server._attach` and `_detach` take the transport (3.13 and later).
     pub server_takes_transport: bool,
-    /// `velodrome._seam`: the package's functions for messages, reports and debug mode.
-    pub seam: Py<PyAny>,
     pub step_lane: StepLane,
     pub stream_readers: StreamReaders,
 }
@@ -90,18 +88,24 @@ impl Imports {
             weak_dictionary: py.import("weakref")?.getattr("WeakValueDictionary")?.unbind(),
             warn: py.import("warnings")?.getattr("warn")?.unbind(),
             server_takes_transport: py.version_info() >= (3, 13),
-            seam: py.import("velodrome._seam")?.into_any().unbind(),
             step_lane: StepLane::learn(py)?,
             stream_readers: StreamReaders::learn(py)?,
         })
     }
 }
 
-/// Calls a function of the package, see `velodrome._seam`.
+static SEAM: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+
+/// `velodrome._seam`: the package's messages, and what native transports say they are.
+pub fn seam_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    SEAM.get_or_try_init(py, || Ok(py.import("velodrome._seam")?.unbind())).map(|it| it.bind(py))
+}
+
+/// Calls a function of it.
 pub fn seam<'py>(
     py: Python<'py>,
     name: &str,
     arguments: impl pyo3::call::PyCallArgs<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    imports(py)?.seam.bind(py).getattr(PyString::intern(py, name))?.call1(arguments)
+    seam_module(py)?.getattr(PyString::intern(py, name))?.call1(arguments)
 }

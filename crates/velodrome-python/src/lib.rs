@@ -9,6 +9,7 @@
 //! pipe.rs        ReadPipeTransport, WritePipeTransport
 //! host.rs        how a callback is run      callback.rs   what a callback is
 //! record.rs      what extensions leave      event_loop/api.rs  how they reach a loop
+//! report.rs      what the exception handler is told
 //! ```
 //!
 //! Nothing here decides what asyncio's rules decide: that is the model's, or the package's.
@@ -30,6 +31,7 @@ mod imports;
 mod originals;
 mod pipe;
 mod record;
+mod report;
 mod server;
 mod sock;
 mod step_lane;

@@ -23,7 +23,7 @@ use pyo3::{
     exceptions::PyValueError,
     intern,
     prelude::*,
-    types::{PyDict, PyString},
+    types::{PyDict, PyString, PyTuple},
 };
 use velodrome::{
     Errno, Interest,
@@ -41,7 +41,8 @@ use crate::{
     error::{leaves_loop, os_error},
     event_loop::Loop,
     gil::GilBound,
-    imports::{loaded, seam},
+    imports::{loaded, seam, seam_module},
+    report,
     transport::base::{BaseTransport, Connection, at_the_end, clone_of, visit_cell, warn_unclosed},
 };
 
@@ -242,7 +243,10 @@ impl PipeTransport {
         match (result, event_loop) {
             (Err(error), Some(event_loop)) if !leaves_loop(py, &error) => {
                 let callback = slf.getattr(turn.method(py))?;
-                seam(py, "pipe_turn_failed", (event_loop, callback, error, context)).map(drop)
+                // To asyncio it is a callback of the loop like any other.
+                let handle = loaded(py).handle.bind(py);
+                let handle = handle.call1((callback, PyTuple::empty(py), &event_loop, context))?;
+                report::callback_failed(event_loop.bind(py), &handle, error)
             }
             (result, _) => result,
         }
@@ -417,7 +421,7 @@ impl PipeTransport {
     #[getter]
     fn __class__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        loaded(py).seam.bind(py).getattr(slf.get_type().name()?)
+        seam_module(py)?.getattr(slf.get_type().name()?)
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {

@@ -20,7 +20,7 @@ use crate::{
     error::{leaves_loop, os_error},
     event_loop::Loop,
     gil::GilBound,
-    imports::seam,
+    imports::{seam, seam_module},
     transport::{
         StreamTransport,
         base::{Connection, clone_of},
@@ -202,6 +202,7 @@ impl Listener {
         if fd < 0 {
             return Err(os_error(Errno::BADF));
         }
+        seam_module(py)?;
         // SAFETY: the socket object holds the descriptor open.
         set_nodelay(unsafe { BorrowedFd::borrow_raw(fd) });
         let context = match context {

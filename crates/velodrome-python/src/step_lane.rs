@@ -8,7 +8,15 @@
 //! loop; if a Python does it in another way, nothing is recognised and every step takes the common
 //! path.
 
-use pyo3::{ffi, intern, prelude::*, types::PyCFunction};
+use std::sync::Arc;
+
+use pyo3::{
+    exceptions::{PyException, PyRuntimeError},
+    ffi, intern,
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyCFunction, PyDict, PyList, PyModule, PyTuple},
+};
 
 pub struct StepLane {
     /// The type of the object that a task passes for its steps.
@@ -21,15 +29,11 @@ pub struct StepLane {
 
 impl StepLane {
     pub fn learn(py: Python<'_>) -> PyResult<Self> {
-        let found = py
-            .import(intern!(py, "velodrome._seam"))?
-            .getattr(intern!(py, "learn_task_callbacks"))?
-            .call0()?;
-        let (step, wakeup): (Option<Bound<'_, PyAny>>, Option<Bound<'_, PyAny>>) =
-            found.extract()?;
-        let class = |module: &str, name: &str| py.import(module)?.getattr(name).map(Bound::unbind);
+        let class = |module, name| py.import(module)?.getattr(name);
+        let futures = [class("asyncio.futures", "Future")?, class("asyncio.tasks", "Task")?];
+        let (step, wakeup) = learn_callbacks(&futures)?.unzip();
         Ok(StepLane {
-            futures: [class("asyncio.futures", "Future")?, class("asyncio.tasks", "Task")?],
+            futures: futures.map(Bound::unbind),
             step_type: step.map(|step| step.get_type().into_any().unbind()),
             wakeup: wakeup
                 .filter(|wakeup| wakeup.cast_exact::<PyCFunction>().is_ok())
@@ -62,4 +66,93 @@ impl StepLane {
                 })
         }
     }
+}
+
+/// What a C task has passed for its step and its wake-up.
+type Learnt<'py> = Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>;
+
+/// If this thread is in the middle of a task of another loop, in a thread of its own.
+fn learn_callbacks<'py>(classes: &[Bound<'py, PyAny>; 2]) -> PyResult<Learnt<'py>> {
+    let [future_class, task_class] = classes;
+    let py = task_class.py();
+    if !task_class.getattr(intern!(py, "__module__"))?.eq(intern!(py, "_asyncio"))? {
+        return Ok(None); // asyncio in Python, without its accelerator
+    }
+    let events = py.import("asyncio.events")?;
+    if events.call_method0(intern!(py, "_get_running_loop"))?.is_none() {
+        return run_task(future_class, task_class);
+    }
+    let learnt = Arc::new(PyOnceLock::new());
+    let target = {
+        let (learnt, classes) =
+            (Arc::clone(&learnt), [future_class, task_class].map(|it| it.clone().unbind()));
+        let run = move |arguments: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+            let py = arguments.py();
+            let [future_class, task_class] = &classes;
+            if let Some((step, wakeup)) = run_task(future_class.bind(py), task_class.bind(py))? {
+                let _ = learnt.set(py, (step.unbind(), wakeup.unbind()));
+            }
+            PyResult::Ok(())
+        };
+        PyCFunction::new_closure(py, None, None, run)?
+    };
+    let keywords = PyDict::new(py);
+    keywords.set_item("target", target)?;
+    let thread = py.import("threading")?.getattr("Thread")?.call((), Some(&keywords))?;
+    match thread.call_method0("start") {
+        Err(error) if error.is_instance_of::<PyRuntimeError>(py) => return Ok(None), // none is to be had
+        started => started?,
+    };
+    thread.call_method0("join")?;
+    Ok(learnt.get(py).map(|(step, wakeup)| (step.bind(py).clone(), wakeup.bind(py).clone())))
+}
+
+/// A task that does it in another way is not recognised, and all is well.
+fn run_task<'py>(
+    future_class: &Bound<'py, PyAny>,
+    task_class: &Bound<'py, PyAny>,
+) -> PyResult<Learnt<'py>> {
+    let py = task_class.py();
+    let events = py.import("asyncio.events")?;
+    let calls = PyList::empty(py);
+    let stand_in = stand_in(&calls)?;
+    events.call_method1(intern!(py, "_set_running_loop"), (&stand_in,))?;
+    let run = || -> PyResult<_> {
+        let keywords = PyDict::new(py);
+        keywords.set_item(intern!(py, "loop"), &stand_in)?;
+        let future = future_class.call((), Some(&keywords))?;
+        // With a name: who has none is counted, and a program's first task is Task-1.
+        keywords.set_item(intern!(py, "name"), "velodrome")?;
+        let coroutine = py.import("velodrome._loop")?.call_method1("_wait_for", (&future,))?;
+        let task = task_class.call((coroutine,), Some(&keywords))?;
+        let step = calls.get_item(0)?;
+        step.call0()?;
+        future.call_method1(intern!(py, "set_result"), (py.None(),))?;
+        let wakeup = calls.get_item(1)?;
+        wakeup.call1((future,))?;
+        task.call_method0(intern!(py, "result"))?;
+        Ok((step, wakeup))
+    };
+    let learnt = run();
+    events.call_method1(intern!(py, "_set_running_loop"), (py.None(),))?;
+    // They know the loop, whose method knows the list.
+    calls.del_slice(0, calls.len())?;
+    match learnt {
+        Err(error) if error.is_instance_of::<PyException>(py) => Ok(None),
+        learnt => learnt.map(Some),
+    }
+}
+
+/// As much of a loop as a task needs: a module, which has no class to be made.
+fn stand_in<'py>(calls: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyModule>> {
+    let py = calls.py();
+    let stand_in = PyModule::new(py, "velodrome")?;
+    let calls = calls.clone().unbind();
+    let call_soon = move |arguments: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+        calls.bind(arguments.py()).append(arguments.get_item(0)?)
+    };
+    stand_in.setattr("call_soon", PyCFunction::new_closure(py, None, None, call_soon)?)?;
+    // `bool()` is False.
+    stand_in.setattr("get_debug", py.get_type::<pyo3::types::PyBool>())?;
+    Ok(stand_in)
 }

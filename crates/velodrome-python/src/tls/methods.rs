@@ -14,7 +14,7 @@ use crate::{
     buffer::{Chunk, View},
     event_loop::Loop,
     fast::{Arguments, Method, raw_method},
-    imports::{imports, seam},
+    imports::{seam, seam_module},
     transport::base::{Connection, buffer_limits, clone_of, visit_cell},
 };
 
@@ -383,7 +383,7 @@ impl TlsTransport {
 
     #[getter]
     fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        imports(py)?.seam.bind(py).getattr(intern!(py, "SSLTransport"))
+        seam_module(py)?.getattr(intern!(py, "SSLTransport"))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

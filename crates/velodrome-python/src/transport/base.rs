@@ -19,7 +19,7 @@ use crate::{
     callback::{Callback, Source},
     error::{leaves_loop, os_error},
     event_loop::Loop,
-    imports::{loaded, seam},
+    imports::{loaded, seam, seam_module},
 };
 
 /// What a new transport starts with.
@@ -85,6 +85,7 @@ impl BaseTransport {
     pub fn new(fd: RawFd, connection: &Connection<'_, '_>) -> PyResult<Self> {
         let Connection { event_loop, protocol, waiter, extra, context, .. } = connection;
         let py = event_loop.py();
+        seam_module(py)?;
         let context = match context {
             Some(context) if !context.is_none(py) => context.clone_ref(py),
             _ => copy_context(py)?,
@@ -410,7 +411,7 @@ macro_rules! common_methods {
             #[getter]
             fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
                 let name = pyo3::intern!(py, stringify!($transport));
-                crate::imports::imports(py)?.seam.bind(py).getattr(name)
+                crate::imports::seam_module(py)?.getattr(name)
             }
 
             fn __repr__(&self, py: Python<'_>) -> String {
