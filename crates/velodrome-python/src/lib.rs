@@ -20,6 +20,7 @@ mod buffer;
 mod call;
 mod callback;
 mod client;
+mod connection_classes;
 mod datagram;
 mod error;
 mod event_loop;
@@ -72,21 +73,9 @@ mod _native {
     use super::{transport::base::Connection, *};
 
     #[pymodule_export]
-    use super::client::ClientSocket;
-    #[pymodule_export]
-    use super::datagram::DatagramTransport;
-    #[pymodule_export]
     use super::event_loop::Loop;
     #[pymodule_export]
     use super::handle::{Handle, TimerHandle};
-    #[pymodule_export]
-    use super::pipe::{PipeTransport, ReadPipeTransport, WritePipeTransport};
-    #[pymodule_export]
-    use super::server::Listener;
-    #[pymodule_export]
-    use super::tls::TlsTransport;
-    #[pymodule_export]
-    use super::transport::StreamTransport;
 
     /// Make the transport of a stream socket; it takes the socket over.
     #[pyfunction]
@@ -198,10 +187,6 @@ mod _native {
         ensure_gil(py)?;
         fast::add_methods(&event_loop::class(py), event_loop::METHODS)?;
         fast::add_methods(&event_loop::class(py), watch::METHODS)?;
-        fast::add_methods(&py.get_type::<transport::StreamTransport>(), transport::METHODS)?;
-        fast::add_methods(&py.get_type::<tls::TlsTransport>(), tls::METHODS)?;
-        fast::add_methods(&py.get_type::<datagram::DatagramTransport>(), datagram::METHODS)?;
-        fast::add_methods(&py.get_type::<pipe::WritePipeTransport>(), pipe::METHODS)?;
         fast::set_traverse(&py.get_type::<handle::Handle>(), handle::traverse);
         fast::set_traverse(&py.get_type::<handle::TimerHandle>(), handle::traverse);
         // SAFETY: a function of the right type that lives as long as the process; it only adds to
@@ -210,6 +195,7 @@ mod _native {
             return Err(PyImportError::new_err("velodrome could not register for fork"));
         }
         event_loop::add_api(module)?;
+        connection_classes::announce(module)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

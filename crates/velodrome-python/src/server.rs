@@ -17,10 +17,11 @@ use velodrome::{
 use crate::{
     call::{call, copy_context, copy_of_context, in_context},
     callback::Source,
+    connection_classes,
     error::{leaves_loop, os_error},
     event_loop::Loop,
     gil::GilBound,
-    imports::{seam, seam_module},
+    imports::seam,
     transport::{
         StreamTransport,
         base::{Connection, clone_of},
@@ -202,7 +203,7 @@ impl Listener {
         if fd < 0 {
             return Err(os_error(Errno::BADF));
         }
-        seam_module(py)?;
+        connection_classes::prepare(py)?;
         // SAFETY: the socket object holds the descriptor open.
         set_nodelay(unsafe { BorrowedFd::borrow_raw(fd) });
         let context = match context {

@@ -17,9 +17,10 @@ use velodrome::{Errno, Interest, life::Phase, stream::FlowControl};
 use crate::{
     call::{call_method, copy_context, in_context},
     callback::{Callback, Source},
+    connection_classes,
     error::{leaves_loop, os_error},
     event_loop::Loop,
-    imports::{loaded, seam, seam_module},
+    imports::{loaded, seam},
 };
 
 /// What a new transport starts with.
@@ -85,7 +86,7 @@ impl BaseTransport {
     pub fn new(fd: RawFd, connection: &Connection<'_, '_>) -> PyResult<Self> {
         let Connection { event_loop, protocol, waiter, extra, context, .. } = connection;
         let py = event_loop.py();
-        seam_module(py)?;
+        connection_classes::prepare(py)?;
         let context = match context {
             Some(context) if !context.is_none(py) => context.clone_ref(py),
             _ => copy_context(py)?,
