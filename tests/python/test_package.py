@@ -378,3 +378,12 @@ def test_the_first_loop_of_a_process_disturbs_no_task_of_another(running):
     """
     # In the middle of a task the callbacks of tasks are learnt in a thread.
     assert run_child("asyncio", code, running).stdout.split() == [str(int(running)), "ran"]
+
+
+def test_nothing_is_loaded_that_only_a_panic_needs():
+    code = """
+    new_event_loop().close()
+    with open("/proc/self/maps") as maps:
+        print("libgcc_s" in maps.read())
+    """
+    assert run_child("velodrome", code).stdout == "False\n"

@@ -39,6 +39,8 @@ mod step_lane;
 mod stream_reader;
 mod tls;
 mod transport;
+#[cfg(all(target_env = "gnu", not(target_arch = "arm")))] // which has other functions
+mod unwinder;
 mod watch;
 
 use pyo3::{
