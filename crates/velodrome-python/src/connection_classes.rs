@@ -1,20 +1,27 @@
-//! The classes of connections, which are made when there is the first, or when the module is asked for
-//! one of them: making them takes as long as a loop, and many programs need none.
+//! The classes of connections and what makes them: made when there is the first connection, or when the
+//! module is asked for one of them. It takes as long as making a loop, and many programs need none.
 
-use pyo3::{exceptions::PyAttributeError, intern, prelude::*, sync::PyOnceLock, types::PyString};
+use pyo3::{
+    exceptions::PyAttributeError,
+    intern,
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyDict, PyString},
+};
 
 use crate::{
     client::ClientSocket,
     datagram::{self, DatagramTransport},
+    event_loop::Loop,
     fast,
     imports::seam_module,
     pipe::{self, PipeTransport, ReadPipeTransport, WritePipeTransport},
     server::Listener,
     tls::{self, TlsTransport},
-    transport::{self, StreamTransport},
+    transport::{self, StreamTransport, base::Connection},
 };
 
-const NAMES: [&str; 8] = [
+const CLASSES: [&str; 8] = [
     "ClientSocket",
     "DatagramTransport",
     "Listener",
@@ -25,10 +32,19 @@ const NAMES: [&str; 8] = [
     "WritePipeTransport",
 ];
 
-/// Lets the module know the names of the classes.
+/// What makes transports.
+const FUNCTIONS: [&str; 4] = [
+    "make_datagram_transport",
+    "make_read_pipe_transport",
+    "make_stream_transport",
+    "make_write_pipe_transport",
+];
+
+/// Lets the module know the names.
 pub fn announce(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    for name in NAMES {
-        module.index()?.append(name)?;
+    let index = module.index()?;
+    for name in CLASSES.iter().chain(&FUNCTIONS) {
+        index.append(name)?;
     }
     module.setattr("__getattr__", wrap_pyfunction!(find, module)?)
 }
@@ -38,7 +54,7 @@ pub fn announce(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyo3(name = "__getattr__")]
 fn find<'py>(name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
     let py = name.py();
-    if !NAMES.iter().any(|known| name == known) {
+    if !CLASSES.iter().chain(&FUNCTIONS).any(|known| name == known) {
         return Err(PyAttributeError::new_err(format!(
             "module 'velodrome._native' has no attribute '{name}'"
         )));
@@ -73,9 +89,79 @@ fn make(py: Python<'_>) -> PyResult<&'static Py<PyModule>> {
             py.get_type::<WritePipeTransport>(),
         ];
         let module = py.import(intern!(py, "velodrome._native"))?;
-        for (name, class) in NAMES.into_iter().zip(classes) {
+        for (name, class) in CLASSES.into_iter().zip(classes) {
             module.setattr(name, class)?;
+        }
+        for function in [
+            wrap_pyfunction!(make_stream_transport, &module)?,
+            wrap_pyfunction!(make_datagram_transport, &module)?,
+            wrap_pyfunction!(make_read_pipe_transport, &module)?,
+            wrap_pyfunction!(make_write_pipe_transport, &module)?,
+        ] {
+            module.setattr(function.getattr("__name__")?.cast::<PyString>()?, &function)?;
         }
         Ok(module.unbind())
     })
+}
+
+/// Make the transport of a stream socket; it takes the socket over.
+#[pyfunction]
+#[pyo3(signature = (event_loop, sock, protocol, waiter, extra, server, context))]
+fn make_stream_transport<'py>(
+    event_loop: &Bound<'py, Loop>,
+    sock: &Bound<'py, PyAny>,
+    protocol: Bound<'py, PyAny>,
+    waiter: Option<Py<PyAny>>,
+    extra: Option<Py<PyDict>>,
+    server: Option<Py<PyAny>>,
+    context: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, StreamTransport>> {
+    let connection = Connection { event_loop, protocol, waiter, extra, server, context };
+    match sock.cast_exact::<ClientSocket>() {
+        Ok(client) => StreamTransport::connected(client, connection),
+        Err(_) => StreamTransport::over_socket(sock, connection),
+    }
+}
+
+/// Make the transport of a datagram socket; it takes the socket over.
+#[pyfunction]
+#[pyo3(signature = (event_loop, sock, protocol, address, waiter, extra))]
+fn make_datagram_transport<'py>(
+    event_loop: &Bound<'py, Loop>,
+    sock: &Bound<'py, PyAny>,
+    protocol: Bound<'py, PyAny>,
+    address: Option<Py<PyAny>>,
+    waiter: Option<Py<PyAny>>,
+    extra: Option<Py<PyDict>>,
+) -> PyResult<Bound<'py, DatagramTransport>> {
+    let connection = Connection::new(event_loop, protocol, waiter, extra);
+    DatagramTransport::over_socket(sock, address, connection)
+}
+
+/// Make the transport of the reading end of a pipe; it closes the pipe in the end.
+#[pyfunction]
+#[pyo3(signature = (event_loop, pipe, protocol, waiter, extra))]
+fn make_read_pipe_transport<'py>(
+    event_loop: &Bound<'py, Loop>,
+    pipe: &Bound<'py, PyAny>,
+    protocol: Bound<'py, PyAny>,
+    waiter: Option<Py<PyAny>>,
+    extra: Option<Py<PyDict>>,
+) -> PyResult<Bound<'py, ReadPipeTransport>> {
+    let connection = Connection::new(event_loop, protocol, waiter, extra);
+    ReadPipeTransport::over_pipe(pipe, connection)
+}
+
+/// Make the transport of the writing end of a pipe; it closes the pipe in the end.
+#[pyfunction]
+#[pyo3(signature = (event_loop, pipe, protocol, waiter, extra))]
+fn make_write_pipe_transport<'py>(
+    event_loop: &Bound<'py, Loop>,
+    pipe: &Bound<'py, PyAny>,
+    protocol: Bound<'py, PyAny>,
+    waiter: Option<Py<PyAny>>,
+    extra: Option<Py<PyDict>>,
+) -> PyResult<Bound<'py, WritePipeTransport>> {
+    let connection = Connection::new(event_loop, protocol, waiter, extra);
+    WritePipeTransport::over_pipe(pipe, connection)
 }

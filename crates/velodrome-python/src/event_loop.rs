@@ -38,6 +38,7 @@ use crate::{
     imports::{imports, loaded},
     originals,
     record::Record,
+    step_lane::StepLane,
     tls::TlsTransport,
     transport::StreamTransport,
 };
@@ -328,6 +329,8 @@ impl Loop {
     fn start_run(slf: &Bound<'_, Self>) -> PyResult<Run> {
         let py = slf.py();
         let imports = imports(py)?;
+        imports.step_lane.get_or_try_init(py, || StepLane::learn(py))?;
+        prepare_allocator();
         let run = Run { asyncgen_hooks: imports.get_asyncgen_hooks.call0(py)? };
         slf.get().state(py).thread.set(Some(thread_ident()));
         match Self::enter_run(slf) {
@@ -436,7 +439,6 @@ impl Loop {
         _kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         imports(py)?;
-        prepare_allocator();
         Ok(Loop(GilBound::new(State {
             model: RefCell::new(Some(Engine::new())),
             thread: Cell::new(None),

@@ -17,7 +17,7 @@ use pyo3::{
     ffi,
     panic::PanicException,
     prelude::*,
-    types::{PyString, PyTuple, PyType},
+    types::{PyDict, PyString, PyTuple, PyType},
 };
 
 pub type RawMethod = unsafe extern "C" fn(
@@ -52,8 +52,19 @@ pub fn add_methods(class: &Bound<'_, PyType>, methods: &[Method]) -> PyResult<()
                 ffi::PyDescr_NewMethod(class.as_type_ptr(), definition),
             )
         }?;
-        class.setattr(PyString::new(class.py(), &method.name.to_string_lossy()), descriptor)?;
+        // SAFETY: the class is a heap type, whose dictionary is its own. The names are none that
+        // classes have slots for.
+        unsafe {
+            let dict = (*class.as_type_ptr()).tp_dict;
+            let dict = Bound::from_borrowed_ptr(class.py(), dict).cast_into_unchecked::<PyDict>();
+            dict.set_item(
+                PyString::intern(class.py(), &method.name.to_string_lossy()),
+                descriptor,
+            )?;
+        }
     }
+    // SAFETY: a class; it forgets what it has found under these names.
+    unsafe { ffi::PyType_Modified(class.as_type_ptr()) };
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Every Python name that the seam uses, each fetched once, in one table.
 
 use pyo3::{
+    ffi,
     prelude::*,
     sync::PyOnceLock,
     types::{PyDict, PyString, PyType},
@@ -38,7 +39,8 @@ pub struct Imports {
     pub weak_dictionary: Py<PyAny>,
     /// `asyncio.Server._attach` and `_detach` take the transport (3.13 and later).
     pub server_takes_transport: bool,
-    pub step_lane: StepLane,
+    /// Learnt by the first run.
+    pub step_lane: PyOnceLock<StepLane>,
     pub stream_readers: StreamReaders,
 }
 
@@ -55,19 +57,31 @@ pub fn loaded(py: Python<'_>) -> &'static Imports {
     IMPORTS.get(py).expect("the table of imports is filled before the first loop exists")
 }
 
+/// A module that asyncio has imported, without the import statement's detours.
+fn module<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyModule>> {
+    // SAFETY: the interpreter's own dictionary, borrowed.
+    let modules = unsafe {
+        Bound::from_borrowed_ptr(py, ffi::PyImport_GetModuleDict()).cast_into::<PyDict>()?
+    };
+    match modules.get_item(name)?.map(|module| module.cast_into::<PyModule>()) {
+        Some(Ok(module)) => Ok(module),
+        _ => py.import(name),
+    }
+}
+
 impl Imports {
     fn new(py: Python<'_>) -> PyResult<Self> {
-        let events = py.import("asyncio.events")?;
-        let futures = py.import("asyncio.futures")?;
-        let of_c = |name| py.import("_asyncio").and_then(|module| module.getattr(name)).ok();
-        let sys = py.import("sys")?;
+        let events = module(py, "asyncio.events")?;
+        let futures = module(py, "asyncio.futures")?;
+        let of_c = |name| module(py, "_asyncio").and_then(|module| module.getattr(name)).ok();
+        let sys = module(py, "sys")?;
         let handle = events.getattr("Handle")?;
         Ok(Imports {
-            base_event_loop: py.import("asyncio.base_events")?.getattr("BaseEventLoop")?.unbind(),
+            base_event_loop: module(py, "asyncio.base_events")?.getattr("BaseEventLoop")?.unbind(),
             threadsafe_handle: events.getattr_opt("_ThreadSafeHandle")?.map(Bound::unbind),
             handle: handle.unbind(),
             timer_handle: events.getattr("TimerHandle")?.unbind(),
-            tasks: py.import("asyncio.tasks")?.dict().unbind(),
+            tasks: module(py, "asyncio.tasks")?.dict().unbind(),
             futures: futures.dict().unbind(),
             c_task: of_c("Task").map(Bound::unbind),
             c_future: of_c("Future").map(Bound::unbind),
@@ -80,15 +94,15 @@ impl Imports {
             set_result_unless_cancelled: futures.getattr("_set_result_unless_cancelled")?.unbind(),
             get_asyncgen_hooks: sys.getattr("get_asyncgen_hooks")?.unbind(),
             set_asyncgen_hooks: sys.getattr("set_asyncgen_hooks")?.unbind(),
-            main_thread: py.import("threading")?.getattr("main_thread")?.unbind(),
-            set_wakeup_fd: py.import("signal")?.getattr("set_wakeup_fd")?.unbind(),
-            socket: py.import("socket")?.getattr("socket")?.unbind(),
-            c_socket: py.import("_socket")?.getattr("socket")?.unbind(),
-            transport_socket: py.import("asyncio.trsock")?.getattr("TransportSocket")?.unbind(),
-            weak_dictionary: py.import("weakref")?.getattr("WeakValueDictionary")?.unbind(),
-            warn: py.import("warnings")?.getattr("warn")?.unbind(),
+            main_thread: module(py, "threading")?.getattr("main_thread")?.unbind(),
+            set_wakeup_fd: module(py, "signal")?.getattr("set_wakeup_fd")?.unbind(),
+            socket: module(py, "socket")?.getattr("socket")?.unbind(),
+            c_socket: module(py, "_socket")?.getattr("socket")?.unbind(),
+            transport_socket: module(py, "asyncio.trsock")?.getattr("TransportSocket")?.unbind(),
+            weak_dictionary: module(py, "weakref")?.getattr("WeakValueDictionary")?.unbind(),
+            warn: module(py, "warnings")?.getattr("warn")?.unbind(),
             server_takes_transport: py.version_info() >= (3, 13),
-            step_lane: StepLane::learn(py)?,
+            step_lane: PyOnceLock::new(),
             stream_readers: StreamReaders::learn(py)?,
         })
     }

@@ -72,31 +72,12 @@ fn ensure_gil(py: Python<'_>) -> PyResult<()> {
 
 #[pymodule(gil_used = true)]
 mod _native {
-    use super::{transport::base::Connection, *};
+    use super::*;
 
     #[pymodule_export]
     use super::event_loop::Loop;
     #[pymodule_export]
     use super::handle::{Handle, TimerHandle};
-
-    /// Make the transport of a stream socket; it takes the socket over.
-    #[pyfunction]
-    #[pyo3(signature = (event_loop, sock, protocol, waiter, extra, server, context))]
-    fn make_stream_transport<'py>(
-        event_loop: &Bound<'py, Loop>,
-        sock: &Bound<'py, PyAny>,
-        protocol: Bound<'py, PyAny>,
-        waiter: Option<Py<PyAny>>,
-        extra: Option<Py<pyo3::types::PyDict>>,
-        server: Option<Py<PyAny>>,
-        context: Option<Py<PyAny>>,
-    ) -> PyResult<Bound<'py, super::transport::StreamTransport>> {
-        let connection = Connection { event_loop, protocol, waiter, extra, server, context };
-        match sock.cast_exact::<super::client::ClientSocket>() {
-            Ok(client) => super::transport::StreamTransport::connected(client, connection),
-            Err(_) => super::transport::StreamTransport::over_socket(sock, connection),
-        }
-    }
 
     /// Note what is to be in its place for a connection without a Python socket.
     #[pyfunction]
@@ -105,21 +86,6 @@ mod _native {
         of_asyncio: &Bound<'_, PyType>,
     ) -> PyResult<()> {
         super::originals::learn(of_loop, of_asyncio)
-    }
-
-    /// Make the transport of a datagram socket; it takes the socket over.
-    #[pyfunction]
-    #[pyo3(signature = (event_loop, sock, protocol, address, waiter, extra))]
-    fn make_datagram_transport<'py>(
-        event_loop: &Bound<'py, Loop>,
-        sock: &Bound<'py, PyAny>,
-        protocol: Bound<'py, PyAny>,
-        address: Option<Py<PyAny>>,
-        waiter: Option<Py<PyAny>>,
-        extra: Option<Py<pyo3::types::PyDict>>,
-    ) -> PyResult<Bound<'py, super::datagram::DatagramTransport>> {
-        let connection = Connection::new(event_loop, protocol, waiter, extra);
-        super::datagram::DatagramTransport::over_socket(sock, address, connection)
     }
 
     /// Give the package's loop class descriptors of its own for what runs all the time: one that is
@@ -132,34 +98,6 @@ mod _native {
         }
         fast::add_methods(class, event_loop::METHODS)?;
         fast::add_methods(class, watch::METHODS)
-    }
-
-    /// Make the transport of the reading end of a pipe; it closes the pipe in the end.
-    #[pyfunction]
-    #[pyo3(signature = (event_loop, pipe, protocol, waiter, extra))]
-    fn make_read_pipe_transport<'py>(
-        event_loop: &Bound<'py, Loop>,
-        pipe: &Bound<'py, PyAny>,
-        protocol: Bound<'py, PyAny>,
-        waiter: Option<Py<PyAny>>,
-        extra: Option<Py<pyo3::types::PyDict>>,
-    ) -> PyResult<Bound<'py, super::pipe::ReadPipeTransport>> {
-        let connection = Connection::new(event_loop, protocol, waiter, extra);
-        super::pipe::ReadPipeTransport::over_pipe(pipe, connection)
-    }
-
-    /// Make the transport of the writing end of a pipe; it closes the pipe in the end.
-    #[pyfunction]
-    #[pyo3(signature = (event_loop, pipe, protocol, waiter, extra))]
-    fn make_write_pipe_transport<'py>(
-        event_loop: &Bound<'py, Loop>,
-        pipe: &Bound<'py, PyAny>,
-        protocol: Bound<'py, PyAny>,
-        waiter: Option<Py<PyAny>>,
-        extra: Option<Py<pyo3::types::PyDict>>,
-    ) -> PyResult<Bound<'py, super::pipe::WritePipeTransport>> {
-        let connection = Connection::new(event_loop, protocol, waiter, extra);
-        super::pipe::WritePipeTransport::over_pipe(pipe, connection)
     }
 
     /// What `function` would return for an address, a port and the commonest numbers, if it is the

@@ -5,16 +5,13 @@
 //! these: a step is not to be had in Python, and an awaitable of somebody else's, which is given the
 //! wake-up, passes itself. So for exactly those no handle is made. The step's type, the wake-up
 //! function and the future's type are learnt from a task that runs for this purpose on a stand-in
-//! loop; if a Python does it in another way, nothing is recognised and every step takes the common
+//! loop, before a loop runs for the first time; if a Python does it in another way, nothing is recognised and every step takes the common
 //! path.
 
-use std::sync::Arc;
-
 use pyo3::{
-    exceptions::{PyException, PyRuntimeError},
+    exceptions::PyException,
     ffi, intern,
     prelude::*,
-    sync::PyOnceLock,
     types::{PyCFunction, PyDict, PyList, PyModule, PyTuple},
 };
 
@@ -71,7 +68,7 @@ impl StepLane {
 /// What a C task has passed for its step and its wake-up.
 type Learnt<'py> = Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>;
 
-/// If this thread is in the middle of a task of another loop, in a thread of its own.
+/// A task that does it in another way is not recognised, and all is well.
 fn learn_callbacks<'py>(classes: &[Bound<'py, PyAny>; 2]) -> PyResult<Learnt<'py>> {
     let [future_class, task_class] = classes;
     let py = task_class.py();
@@ -79,41 +76,8 @@ fn learn_callbacks<'py>(classes: &[Bound<'py, PyAny>; 2]) -> PyResult<Learnt<'py
         return Ok(None); // asyncio in Python, without its accelerator
     }
     let events = py.import("asyncio.events")?;
-    if events.call_method0(intern!(py, "_get_running_loop"))?.is_none() {
-        return run_task(future_class, task_class);
-    }
-    let learnt = Arc::new(PyOnceLock::new());
-    let target = {
-        let (learnt, classes) =
-            (Arc::clone(&learnt), [future_class, task_class].map(|it| it.clone().unbind()));
-        let run = move |arguments: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
-            let py = arguments.py();
-            let [future_class, task_class] = &classes;
-            if let Some((step, wakeup)) = run_task(future_class.bind(py), task_class.bind(py))? {
-                let _ = learnt.set(py, (step.unbind(), wakeup.unbind()));
-            }
-            PyResult::Ok(())
-        };
-        PyCFunction::new_closure(py, None, None, run)?
-    };
-    let keywords = PyDict::new(py);
-    keywords.set_item("target", target)?;
-    let thread = py.import("threading")?.getattr("Thread")?.call((), Some(&keywords))?;
-    match thread.call_method0("start") {
-        Err(error) if error.is_instance_of::<PyRuntimeError>(py) => return Ok(None), // none is to be had
-        started => started?,
-    };
-    thread.call_method0("join")?;
-    Ok(learnt.get(py).map(|(step, wakeup)| (step.bind(py).clone(), wakeup.bind(py).clone())))
-}
-
-/// A task that does it in another way is not recognised, and all is well.
-fn run_task<'py>(
-    future_class: &Bound<'py, PyAny>,
-    task_class: &Bound<'py, PyAny>,
-) -> PyResult<Learnt<'py>> {
-    let py = task_class.py();
-    let events = py.import("asyncio.events")?;
+    // None, unless a program has found a way to run a loop within another.
+    let running = events.call_method0(intern!(py, "_get_running_loop"))?;
     let calls = PyList::empty(py);
     let stand_in = stand_in(&calls)?;
     events.call_method1(intern!(py, "_set_running_loop"), (&stand_in,))?;
@@ -134,7 +98,7 @@ fn run_task<'py>(
         Ok((step, wakeup))
     };
     let learnt = run();
-    events.call_method1(intern!(py, "_set_running_loop"), (py.None(),))?;
+    events.call_method1(intern!(py, "_set_running_loop"), (running,))?;
     // They know the loop, whose method knows the list.
     calls.del_slice(0, calls.len())?;
     match learnt {

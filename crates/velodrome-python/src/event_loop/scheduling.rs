@@ -47,7 +47,10 @@ fn call_soon<'py>(
     let call = held_call(py, registration, false)?;
     let is_step = registration.context.is_some()
         && !Loop::overrides(slf, Methods::CALL_SOON)
-        && loaded(py).step_lane.recognises(registration.callback, registration.arguments);
+        && loaded(py)
+            .step_lane
+            .get(py)
+            .is_some_and(|lane| lane.recognises(registration.callback, registration.arguments));
     if is_step {
         slf.get().model(py)?.call_soon(Callback::Call(call));
         return Ok(py.None());
