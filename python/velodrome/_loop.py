@@ -11,13 +11,11 @@ import asyncio.base_events
 import asyncio.constants
 import contextvars
 import os
-import selectors
 import signal
 import socket
 import sys
 import types
 import warnings
-import weakref
 
 from . import _native
 
@@ -49,24 +47,6 @@ _AsyncioLoop = asyncio.SelectorEventLoop
 
 # To type checkers, asyncio's is no coroutine function.
 _create_unix_connection: "Any" = _AsyncioLoop.create_unix_connection
-
-
-class _RegistryView:
-    """Stands where asyncio's class has a selector: its transports look there for their `repr`."""
-
-    def __init__(self, loop):
-        self._loop = weakref.ref(loop)
-
-    def get_key(self, fd):
-        loop = self._loop()
-        number = fd if isinstance(fd, int) else fd.fileno()
-        events = 0 if loop is None else loop._interest(number)
-        if not events:
-            raise KeyError(fd)
-        return selectors.SelectorKey(fd, number, events, None)
-
-    def close(self):
-        pass
 
 
 async def _wait_for(future):
@@ -171,13 +151,7 @@ class Loop(_native.Loop, _AsyncioLoop):  # type: ignore[misc]
     def __init__(self) -> None:
         self._children: set[SubprocessTransport] = set()
         self._resolver: Resolver | None = None  # made for the first name
-        _AsyncioLoop.__init__(self, _RegistryView(self))  # type: ignore[arg-type]
-
-    def _make_self_pipe(self) -> None:
-        """asyncio's way to wake a sleeping loop; the native part has its own."""
-
-    def _close_self_pipe(self) -> None:
-        pass
+        _AsyncioLoop.__init__(self, self._registry_view())  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Close the loop and everything that it opened; callbacks that wait are dropped.
@@ -221,12 +195,6 @@ class Loop(_native.Loop, _AsyncioLoop):  # type: ignore[misc]
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)
         self._ensure_fd_no_transport(sock)
         return _native.make_datagram_transport(self, sock, protocol, address, waiter, extra)
-
-    def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
-        return _native.make_read_pipe_transport(self, pipe, protocol, waiter, extra)
-
-    def _make_write_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
-        return _native.make_write_pipe_transport(self, pipe, protocol, waiter, extra)
 
     # ---- connecting ------------------------------------------------------------------------
 

@@ -26,9 +26,7 @@ __all__ = [
     "learn_originals",
     "loop_api",
     "make_datagram_transport",
-    "make_read_pipe_transport",
     "make_stream_transport",
-    "make_write_pipe_transport",
     "numeric_getaddrinfo",
     "tls_engine",
 ]
@@ -133,6 +131,23 @@ class Loop:
     def _connect_path(self, path: object) -> ClientSocket | None: ...
     def _interest(self, fd: int) -> int: ...
     def _is_inherited(self) -> bool: ...
+    def _registry_view(self) -> Any: ...
+    def _make_self_pipe(self) -> None: ...
+    def _close_self_pipe(self) -> None: ...
+    def _make_read_pipe_transport(
+        self,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> ReadPipeTransport: ...
+    def _make_write_pipe_transport(
+        self,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> WritePipeTransport: ...
     def _runs_with_wakeup_fd(self) -> bool: ...
     def _take_wakeup_fd(self) -> None: ...
     def _schedule(self, when: float, timer: asyncio.TimerHandle) -> int: ...
@@ -354,13 +369,6 @@ def make_datagram_transport(
     waiter: asyncio.Future[None] | None,
     extra: dict[str, Any] | None,
 ) -> DatagramTransport: ...
-def make_read_pipe_transport(
-    event_loop: Loop,
-    pipe: Any,
-    protocol: asyncio.BaseProtocol,
-    waiter: asyncio.Future[None] | None,
-    extra: dict[str, Any] | None,
-) -> ReadPipeTransport: ...
 def make_stream_transport(
     event_loop: Loop,
     sock: socket.socket | ClientSocket,
@@ -371,13 +379,6 @@ def make_stream_transport(
     context: contextvars.Context | None,
 ) -> StreamTransport: ...
 def add_loop_methods(class_: type[Loop], /) -> None: ...
-def make_write_pipe_transport(
-    event_loop: Loop,
-    pipe: Any,
-    protocol: asyncio.BaseProtocol,
-    waiter: asyncio.Future[None] | None,
-    extra: dict[str, Any] | None,
-) -> WritePipeTransport: ...
 def numeric_getaddrinfo(
     function: object,
     host: object,

@@ -33,12 +33,7 @@ const CLASSES: [&str; 8] = [
 ];
 
 /// What makes transports.
-const FUNCTIONS: [&str; 4] = [
-    "make_datagram_transport",
-    "make_read_pipe_transport",
-    "make_stream_transport",
-    "make_write_pipe_transport",
-];
+const FUNCTIONS: [&str; 2] = ["make_datagram_transport", "make_stream_transport"];
 
 /// Lets the module know the names.
 pub fn announce(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -95,8 +90,6 @@ fn make(py: Python<'_>) -> PyResult<&'static Py<PyModule>> {
         for function in [
             wrap_pyfunction!(make_stream_transport, &module)?,
             wrap_pyfunction!(make_datagram_transport, &module)?,
-            wrap_pyfunction!(make_read_pipe_transport, &module)?,
-            wrap_pyfunction!(make_write_pipe_transport, &module)?,
         ] {
             module.setattr(function.getattr("__name__")?.cast::<PyString>()?, &function)?;
         }
@@ -136,32 +129,4 @@ fn make_datagram_transport<'py>(
 ) -> PyResult<Bound<'py, DatagramTransport>> {
     let connection = Connection::new(event_loop, protocol, waiter, extra);
     DatagramTransport::over_socket(sock, address, connection)
-}
-
-/// Make the transport of the reading end of a pipe; it closes the pipe in the end.
-#[pyfunction]
-#[pyo3(signature = (event_loop, pipe, protocol, waiter, extra))]
-fn make_read_pipe_transport<'py>(
-    event_loop: &Bound<'py, Loop>,
-    pipe: &Bound<'py, PyAny>,
-    protocol: Bound<'py, PyAny>,
-    waiter: Option<Py<PyAny>>,
-    extra: Option<Py<PyDict>>,
-) -> PyResult<Bound<'py, ReadPipeTransport>> {
-    let connection = Connection::new(event_loop, protocol, waiter, extra);
-    ReadPipeTransport::over_pipe(pipe, connection)
-}
-
-/// Make the transport of the writing end of a pipe; it closes the pipe in the end.
-#[pyfunction]
-#[pyo3(signature = (event_loop, pipe, protocol, waiter, extra))]
-fn make_write_pipe_transport<'py>(
-    event_loop: &Bound<'py, Loop>,
-    pipe: &Bound<'py, PyAny>,
-    protocol: Bound<'py, PyAny>,
-    waiter: Option<Py<PyAny>>,
-    extra: Option<Py<PyDict>>,
-) -> PyResult<Bound<'py, WritePipeTransport>> {
-    let connection = Connection::new(event_loop, protocol, waiter, extra);
-    WritePipeTransport::over_pipe(pipe, connection)
 }

@@ -9,6 +9,7 @@
 mod api;
 mod overrides;
 mod registration;
+mod registry_view;
 mod scheduling;
 
 use std::{
@@ -37,15 +38,17 @@ use crate::{
     host::{PyHost, tell_user},
     imports::{imports, loaded},
     originals,
+    pipe::{ReadPipeTransport, WritePipeTransport},
     record::Record,
     step_lane::StepLane,
     tls::TlsTransport,
-    transport::StreamTransport,
+    transport::{StreamTransport, base::Connection},
 };
 
 pub use api::add_to as add_api;
 pub use overrides::Methods;
 pub use registration::{Registration, handle_for, held_call, registration_after};
+use registry_view::RegistryView;
 pub use scheduling::{METHODS, new_future};
 use scheduling::{deadline_ns, push_from_any_thread};
 
@@ -595,6 +598,40 @@ impl Loop {
     /// The descriptor to which the interpreter's signal handler may write.
     fn _signal_fd(&self, py: Python<'_>) -> PyResult<RawFd> {
         self.model(py)?.signal_writer().map_err(os_error)
+    }
+
+    /// What asyncio's class has as its selector.
+    fn _registry_view(slf: &Bound<'_, Self>) -> PyResult<RegistryView> {
+        RegistryView::new(slf)
+    }
+
+    /// asyncio's way to wake a sleeping loop; this one has its own.
+    fn _make_self_pipe(&self) {}
+
+    fn _close_self_pipe(&self) {}
+
+    /// Makes the transport of the reading end of a pipe; it closes the pipe in the end.
+    #[pyo3(signature = (pipe, protocol, waiter=None, extra=None))]
+    fn _make_read_pipe_transport<'py>(
+        slf: &Bound<'py, Self>,
+        pipe: &Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Py<PyAny>>,
+        extra: Option<Py<PyDict>>,
+    ) -> PyResult<Bound<'py, ReadPipeTransport>> {
+        ReadPipeTransport::over_pipe(pipe, Connection::new(slf, protocol, waiter, extra))
+    }
+
+    /// Makes the transport of the writing end of a pipe; it closes the pipe in the end.
+    #[pyo3(signature = (pipe, protocol, waiter=None, extra=None))]
+    fn _make_write_pipe_transport<'py>(
+        slf: &Bound<'py, Self>,
+        pipe: &Bound<'py, PyAny>,
+        protocol: Bound<'py, PyAny>,
+        waiter: Option<Py<PyAny>>,
+        extra: Option<Py<PyDict>>,
+    ) -> PyResult<Bound<'py, WritePipeTransport>> {
+        WritePipeTransport::over_pipe(pipe, Connection::new(slf, protocol, waiter, extra))
     }
 
     /// Queues asyncio's own timer handle, in debug mode. Returns what goes into its `_scheduled`, of which

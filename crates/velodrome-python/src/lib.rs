@@ -9,7 +9,7 @@
 //! pipe.rs        ReadPipeTransport, WritePipeTransport
 //! host.rs        how a callback is run      callback.rs   what a callback is
 //! record.rs      what extensions leave      event_loop/api.rs  how they reach a loop
-//! report.rs      what the exception handler is told
+//! report.rs      what the exception handler is told      connection_classes.rs  when classes are made
 //! ```
 //!
 //! Nothing here decides what asyncio's rules decide: that is the model's, or the package's.

@@ -5,7 +5,7 @@
 //! forgotten, which is right because the next operation starts with the system call. The
 //! registration belongs to one socket object; another object with the same number replaces it.
 //!
-//! The package's coroutines (`_sockets.py`) check arguments, await the future that is returned
+//! The package's coroutines (`_loop.py`) check arguments, await the future that is returned
 //! here, and say so when they stop waiting.
 
 use std::{
