@@ -15,12 +15,11 @@ use std::{
     thread,
 };
 
-use slab::Slab;
-
 use crate::{
     driver::Driver,
     task::{
         Task, TaskHandle,
+        blocks::Blocks,
         count::{Count, Left},
         raw::{Current, RawTask, Woken},
     },
@@ -110,7 +109,8 @@ impl Drop for SharedRef {
 pub(crate) struct Local {
     driver: RefCell<Option<Rc<dyn Driver>>>,
     /// The tasks that are not done.
-    pub tasks: RefCell<Slab<RawTask>>,
+    pub tasks: RefCell<Vec<RawTask>>,
+    pub blocks: Blocks,
     /// The task that is being polled.
     pub current: Current,
     next_id: Cell<u64>,
@@ -130,6 +130,7 @@ impl Executor {
         let local = Local {
             driver: RefCell::new(None),
             tasks: RefCell::default(),
+            blocks: Blocks::default(),
             current: Current::default(),
             next_id: Cell::new(1),
         };
@@ -166,7 +167,10 @@ impl Executor {
         let id = local.next_id.replace(local.next_id.get() + 1);
         let task = RawTask::new(future, self.share(), id);
         if local.driver.borrow().is_some() {
-            let place = local.tasks.borrow_mut().insert(task.clone());
+            let mut tasks = local.tasks.borrow_mut();
+            let place = tasks.len();
+            tasks.push(task.clone());
+            drop(tasks);
             task.start(place);
         } else {
             task.abort();
@@ -182,8 +186,7 @@ impl Executor {
     /// The tasks that are not done, the oldest first.
     pub fn all_tasks(&self) -> Vec<TaskHandle> {
         let tasks = self.local().tasks.borrow();
-        let mut handles: Vec<_> =
-            tasks.iter().map(|(_, task)| TaskHandle::of(task.clone())).collect();
+        let mut handles: Vec<_> = tasks.iter().cloned().map(TaskHandle::of).collect();
         handles.sort_by_key(TaskHandle::id);
         handles
     }
@@ -205,13 +208,9 @@ impl Executor {
     /// Drops the futures of all tasks, which end as cancelled. Afterwards nothing runs and nothing can be
     /// spawned.
     pub fn close(&self) {
-        // What a destructor spawns is dropped, too.
+        // What a destructor spawns is dropped, too: no more tasks come.
         let driver = self.local().driver.take();
-        loop {
-            let task = self.local().tasks.borrow().iter().next().map(|(_, task)| task.clone());
-            let Some(task) = task else { break };
-            task.abort();
-        }
+        self.all_tasks().iter().for_each(TaskHandle::abort);
         drop(self.take_threads());
         drop(driver);
     }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod blocks;
 pub(crate) mod count;
 pub(crate) mod raw;
 
@@ -243,6 +244,10 @@ impl TaskHandle {
     /// See [`Task::done`].
     pub fn done(&self) -> bool {
         self.0.is_done()
+    }
+
+    pub(crate) fn abort(&self) {
+        self.0.abort();
     }
 
     pub(crate) fn keep_silent(&self) {

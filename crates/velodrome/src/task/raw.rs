@@ -20,6 +20,7 @@ use std::{
 
 use super::{
     ExceptionContext, TaskError,
+    blocks::Blocks,
     count::{Count, Left},
 };
 use crate::{
@@ -58,7 +59,8 @@ struct Header {
     /// Of who waits for the end.
     waiter: Cell<Option<Waker>>,
     rare: Cell<Option<Box<Rare>>>,
-    shared: SharedRef,
+    /// Taken out when the memory is freed.
+    shared: ManuallyDrop<SharedRef>,
     vtable: &'static Vtable,
 }
 
@@ -176,9 +178,20 @@ impl<F: Future> Memory<F> {
     }
 
     unsafe fn free(header: NonNull<Header>) {
-        // SAFETY: the caller was the last owner. The future and its outcome are gone, or belong to a
-        // task that was never started, in the executor's thread.
-        drop(unsafe { Box::from_raw(header.cast::<Self>().as_ptr()) });
+        let memory = header.cast::<Self>();
+        // SAFETY: the caller was the last owner, so nobody looks at the header again.
+        let shared = unsafe { std::ptr::read(&raw const (*header.as_ptr()).shared) };
+        let shared = ManuallyDrop::into_inner(shared);
+        // SAFETY: as above. The future and its outcome are gone, or belong to a task that was never
+        // started, in the executor's thread.
+        unsafe { drop_in_place(memory.as_ptr()) };
+        if shared.is_here() {
+            // SAFETY: from `take` in `RawTask::new`, and what was in it is dropped.
+            unsafe { shared.local().blocks.put(memory) };
+        } else {
+            // SAFETY: as above.
+            unsafe { Blocks::free(memory) };
+        }
     }
 }
 
@@ -188,6 +201,7 @@ pub(crate) struct RawTask(NonNull<Header>);
 impl RawTask {
     /// A task that is in no list and no queue yet.
     pub fn new<F: Future + 'static>(future: F, shared: SharedRef, id: u64) -> Self {
+        let memory = shared.local().blocks.take::<Memory<F>>();
         let header = Header {
             wakers: Count::anchored(),
             woken: AtomicBool::new(false),
@@ -197,11 +211,12 @@ impl RawTask {
             id,
             waiter: Cell::new(None),
             rare: Cell::new(None),
-            shared,
+            shared: ManuallyDrop::new(shared),
             vtable: &Memory::<F>::VTABLE,
         };
-        let memory = Box::new(Memory { header, stage: UnsafeCell::new(Stage::Future(future)) });
-        RawTask(NonNull::from(Box::leak(memory)).cast())
+        // SAFETY: memory for this type, which nobody else has.
+        unsafe { memory.write(Memory { header, stage: UnsafeCell::new(Stage::Future(future)) }) };
+        RawTask(memory.cast())
     }
 
     fn header(&self) -> &Header {
@@ -224,8 +239,13 @@ impl RawTask {
     }
 
     fn unset(&self, flags: u8) {
+        self.change(flags, 0);
+    }
+
+    #[inline]
+    fn change(&self, unset: u8, set: u8) {
         let state = &self.header().state;
-        state.set(state.get() & !flags);
+        state.set(state.get() & !unset | set);
     }
 
     pub fn id(&self) -> u64 {
@@ -288,7 +308,12 @@ impl RawTask {
     fn leave_list(&self) {
         let place = self.header().place.replace(NOWHERE);
         if place != NOWHERE {
-            let task = self.local().tasks.borrow_mut().remove(place as usize);
+            let mut tasks = self.local().tasks.borrow_mut();
+            let task = tasks.swap_remove(place as usize);
+            if let Some(moved) = tasks.get(place as usize) {
+                moved.header().place.set(place);
+            }
+            drop(tasks);
             // It may be the last owner but us.
             drop(task);
         }
@@ -296,8 +321,7 @@ impl RawTask {
 
     /// The future is gone and the outcome there.
     fn finish(&self) {
-        self.unset(RUNNING | SCHEDULED);
-        self.set(DONE);
+        self.change(RUNNING | SCHEDULED, DONE);
         self.leave_list();
         let waiter = self.header().waiter.take();
         match self.header().rare.take() {
@@ -495,8 +519,7 @@ impl Step {
             return;
         }
         let local = task.local();
-        task.unset(SCHEDULED);
-        task.set(RUNNING);
+        task.change(SCHEDULED, RUNNING);
         let before = local.current.0.replace(Some(task.0));
         let mut is_done = if task.has(CANCELLED) {
             // SAFETY: in the executor's thread; a task that runs has no second step.
