@@ -296,21 +296,34 @@ impl<T> Timers<T> {
     }
 
     fn sift_down(&mut self, mut at: usize) {
-        let entry = self.heap[at];
-        loop {
-            let first_child = at * ARITY + 1;
-            let children = first_child..(first_child + ARITY).min(self.heap.len());
-            let Some(least) = children.min_by_key(|&child| self.heap[child].key()) else {
-                break;
-            };
-            if entry.key() <= self.heap[least].key() {
+        let heap = self.heap.as_mut_slice();
+        let entry = heap[at];
+        while let Some(least) = least_child(heap, at) {
+            let child = heap[least];
+            if entry.key() <= child.key() {
                 break;
             }
-            self.heap[at] = self.heap[least];
+            heap[at] = child;
             at = least;
         }
-        self.heap[at] = entry;
+        heap[at] = entry;
     }
+}
+
+/// Which child of an entry comes first.
+#[inline]
+fn least_child(heap: &[Entry], at: usize) -> Option<usize> {
+    let first = at * ARITY + 1;
+    let children = heap.get(first..)?;
+    let lesser = |one: usize, other: usize| {
+        if children[other].key() < children[one].key() { other } else { one }
+    };
+    let least = if children.len() >= ARITY {
+        lesser(lesser(0, 1), lesser(2, 3))
+    } else {
+        (1..children.len()).fold(0, lesser)
+    };
+    (!children.is_empty()).then_some(first + least)
 }
 
 #[cfg(test)]
