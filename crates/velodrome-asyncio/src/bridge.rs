@@ -175,13 +175,12 @@ impl Driver for Bridge {
         self.queue(Work::Callback);
     }
 
-    fn now_ns(&self) -> u64 {
-        self.attached(|py| self.shared.target.now_ns(py)).unwrap_or(0)
-    }
-
-    fn set_timer(&self, deadline_ns: u64, waker: Waker) -> TimerKey {
+    fn set_timer(&self, delay_ns: u64, waker: Waker) -> TimerKey {
         let timer = Timer { shared: Arc::clone(&self.shared), waker };
-        let key = self.attached(|py| self.shared.target.set_timer(py, deadline_ns, timer));
+        let key = self.attached(|py| {
+            let deadline_ns = self.shared.target.now_ns(py).saturating_add(delay_ns);
+            self.shared.target.set_timer(py, deadline_ns, timer)
+        });
         // On a closed loop it names none.
         let key = key.flatten().and_then(|key| TimerKey::try_from(key).ok());
         key.unwrap_or_else(|| TimerKey::try_from(u64::MAX).expect("a number that is no timer's"))

@@ -50,7 +50,7 @@ pub use overrides::Methods;
 pub use registration::{Registration, handle_for, held_call, registration_after};
 use registry_view::RegistryView;
 pub use scheduling::{METHODS, new_future};
-use scheduling::{deadline_ns, push_from_any_thread};
+use scheduling::{push_from_any_thread, whole_ns};
 
 pub struct State {
     /// `None` once the loop is closed: its descriptors and everything queued are gone.
@@ -313,7 +313,7 @@ impl Loop {
     #[cold]
     pub fn own_now_ns(slf: &Bound<'_, Self>) -> PyResult<u64> {
         // Rounded as deadlines are: a timer for just this time is due.
-        Ok(deadline_ns(slf.call_method0(intern!(slf.py(), "time"))?.extract()?))
+        Ok(whole_ns(slf.call_method0(intern!(slf.py(), "time"))?.extract()?))
     }
 
     fn check_running(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -637,7 +637,7 @@ impl Loop {
     /// Queues asyncio's own timer handle, in debug mode. Returns what goes into its `_scheduled`, of which
     /// asyncio only asks whether it is true.
     fn _schedule(&self, py: Python<'_>, when: f64, timer: Py<PyAny>) -> PyResult<u64> {
-        Ok(self.model(py)?.call_at(deadline_ns(when), Timer::Foreign(timer)).into())
+        Ok(self.model(py)?.call_at(whole_ns(when), Timer::Foreign(timer)).into())
     }
 
     fn _timer_handle_cancelled(&self, handle: &Bound<'_, PyAny>) -> PyResult<()> {

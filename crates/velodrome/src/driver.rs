@@ -33,11 +33,8 @@ pub trait Driver: Any {
     /// Queues a callback for the next tick.
     fn call_soon(&self, callback: Box<dyn FnOnce()>);
 
-    /// Nanoseconds on the loop's clock.
-    fn now_ns(&self) -> u64;
-
-    /// Wakes at a time on the loop's clock, never before.
-    fn set_timer(&self, deadline_ns: u64, waker: Waker) -> TimerKey;
+    /// Wakes after so long by the loop's clock, never before.
+    fn set_timer(&self, delay_ns: u64, waker: Waker) -> TimerKey;
 
     /// Who is woken by a timer from now on; false if it waits no more.
     fn renew_timer(&self, key: TimerKey, waker: &Waker) -> bool;

@@ -15,7 +15,7 @@ use std::{
 use crate::{
     Clock, Errno, Result,
     inbox::Inbox,
-    poller::{Events, Poller, Readiness, Token},
+    poller::{Events, PRECISE_BELOW_NS, Poller, Readiness, Token},
     process::Process,
     registry::{Opened, Reactor},
     timer::{Key, Timers},
@@ -89,6 +89,13 @@ const MAX_NS_WITHOUT_POLL: u64 = 50_000;
 /// The longest sleep. `epoll_wait` counts milliseconds up to 24 days; what counts further is a system
 /// call that not every kernel or sandbox has.
 const LONGEST_POLL_NS: u64 = 24 * 3600 * 1_000_000_000;
+
+/// A timer that was set to come after so long or more may wait for those that follow it, so that they share a wake-up...
+const MIN_DELAY_WITH_SLACK_NS: u64 = 1_000_000;
+/// ...for this part of its delay...
+const SLACK_PART: u64 = 4;
+/// ...and at most so long. asyncio rounds its sleeps up to a millisecond.
+const MAX_SLACK_NS: u64 = 1_000_000;
 
 /// No sleep is to end for a timer sooner after the last one: timers that follow closely share a wake-up.
 const MIN_SLEEP_NS: u64 = 100_000;
@@ -340,10 +347,15 @@ impl<K: Kind> Engine<K> {
         if self.stopping.get() || !self.ready.borrow().is_empty() {
             return Some(0);
         }
-        let deadline = self.timers.borrow_mut().next_deadline_ns()?;
-        let wait_ns = deadline.saturating_sub(self.now_ns());
+        let mut timers = self.timers.borrow_mut();
+        let now_ns = self.now_ns();
+        let mut wait_ns = timers.next_deadline_ns()?.saturating_sub(now_ns);
         if wait_ns == 0 {
             return Some(0);
+        }
+        // Longer sleeps end at a whole millisecond, which is as good.
+        if wait_ns < PRECISE_BELOW_NS {
+            wait_ns = timers.shared_wake_up_ns()?.saturating_sub(now_ns);
         }
         let awake_ns = self.clock.now_ns() - self.last_poll_ns.get();
         Some(wait_ns.max(MIN_SLEEP_NS.saturating_sub(awake_ns)).min(LONGEST_POLL_NS))
@@ -414,7 +426,13 @@ impl<K: Kind> Engine<K> {
 
     /// Queues a timer. `deadline_ns` is on the clock of [`Engine::now_ns`].
     pub fn call_at(&self, deadline_ns: u64, timer: K::Timer) -> Key {
-        self.timers.borrow_mut().insert(deadline_ns, timer)
+        self.timers.borrow_mut().insert(deadline_ns, 0, timer)
+    }
+
+    /// Queues a timer that was to come after `delay_ns`, which is at `deadline_ns`. After a longer delay it may come a
+    /// little later, together with others.
+    pub fn call_later(&self, delay_ns: u64, deadline_ns: u64, timer: K::Timer) -> Key {
+        self.timers.borrow_mut().insert(deadline_ns, slack_ns(delay_ns), timer)
     }
 
     /// Takes a timer out that was cancelled, if it still waits; drop it where foreign code may run.
@@ -524,6 +542,13 @@ impl<K: Kind> Engine<K> {
     }
 }
 
+fn slack_ns(delay_ns: u64) -> u32 {
+    if delay_ns < MIN_DELAY_WITH_SLACK_NS {
+        return 0;
+    }
+    (delay_ns / SLACK_PART).min(MAX_SLACK_NS) as u32
+}
+
 /// Errors of the operating system that mean that descriptors, buffers or memory ran out.
 pub fn is_exhausted(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
@@ -566,5 +591,32 @@ mod tests {
         assert!(LONGEST_POLL_NS / 1_000_000 < i32::MAX as u64);
         engine.call_soon(());
         assert_eq!(engine.poll_timeout_ns(), Some(0));
+    }
+
+    /// The sleep of a loop with timers that were set for after so many microseconds.
+    fn sleep_us(delays_us: &[u64], exact_us: &[u64]) -> u64 {
+        let engine = Engine::<Nothing>::with_clock(Clock::Manual(Cell::new(0)));
+        for delay_ns in delays_us.iter().map(|delay_us| delay_us * 1_000) {
+            engine.call_later(delay_ns, delay_ns, Timer);
+        }
+        for deadline_ns in exact_us.iter().map(|deadline_us| deadline_us * 1_000) {
+            engine.call_at(deadline_ns, Timer);
+        }
+        engine.poll_timeout_ns().unwrap() / 1_000
+    }
+
+    #[test]
+    fn a_timer_waits_a_quarter_of_its_delay_for_those_that_follow() {
+        assert_eq!(sleep_us(&[2_000], &[]), 2_000, "alone");
+        assert_eq!(sleep_us(&[2_000, 2_501], &[]), 2_000);
+        assert_eq!(sleep_us(&[2_000, 2_300, 2_500], &[]), 2_500);
+        assert_eq!(sleep_us(&[4_500, 5_500, 5_501], &[]), 5_500, "a millisecond at most");
+    }
+
+    #[test]
+    fn short_timers_and_times_that_were_named_are_exact() {
+        assert_eq!(sleep_us(&[999, 1_000], &[]), 999);
+        assert_eq!(sleep_us(&[2_000, 2_500], &[2_100]), 2_100);
+        assert_eq!(sleep_us(&[2_200, 2_500], &[2_100]), 2_100);
     }
 }

@@ -98,13 +98,9 @@ impl Driver for Inner {
         self.engine.call_soon(Callback::Once(callback));
     }
 
-    #[inline]
-    fn now_ns(&self) -> u64 {
-        self.engine.now_ns()
-    }
-
-    fn set_timer(&self, deadline_ns: u64, waker: Waker) -> Key {
-        self.engine.call_at(deadline_ns, Timer::Wake(waker))
+    fn set_timer(&self, delay_ns: u64, waker: Waker) -> Key {
+        let deadline_ns = self.engine.now_ns().saturating_add(delay_ns);
+        self.engine.call_later(delay_ns, deadline_ns, Timer::Wake(waker))
     }
 
     fn renew_timer(&self, key: Key, waker: &Waker) -> bool {
@@ -202,9 +198,9 @@ impl Inner {
 
     pub fn call_after(&self, delay: Duration, callback: impl FnOnce() + 'static) {
         let (_handle, scheduled) = Handle::new(callback);
-        let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        let delay_ns = whole_ns(delay);
         let deadline_ns = self.engine.now_ns().saturating_add(delay_ns);
-        self.engine.call_at(deadline_ns, Timer::Handle(scheduled));
+        self.engine.call_later(delay_ns, deadline_ns, Timer::Handle(scheduled));
     }
 
     /// Tells the exception handler of what is nobody's outcome.
@@ -266,6 +262,11 @@ impl Inner {
             Ok(()) => {}
         }
     }
+}
+
+/// The longest that can be counted lasts as long as any.
+fn whole_ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// asyncio's way of telling: on standard error.
@@ -515,7 +516,7 @@ impl EventLoop {
 
     /// Calls `callback` after `delay`, never before.
     pub fn call_later(&self, delay: Duration, callback: impl FnOnce() + 'static) -> TimerHandle {
-        self.call_at(self.time().saturating_add(delay), callback)
+        self.set_timer(delay, self.time().saturating_add(delay), callback)
     }
 
     /// Calls `callback` at `when` on the clock of [`EventLoop::time`], never before. Callbacks of one time
@@ -545,13 +546,22 @@ impl EventLoop {
     /// # Ok::<(), velodrome::Error>(())
     /// ```
     pub fn call_at(&self, when: Duration, callback: impl FnOnce() + 'static) -> TimerHandle {
+        self.set_timer(Duration::ZERO, when, callback)
+    }
+
+    fn set_timer(
+        &self,
+        delay: Duration,
+        when: Duration,
+        callback: impl FnOnce() + 'static,
+    ) -> TimerHandle {
         let (handle, scheduled) = Handle::new(callback);
         if self.is_closed() {
             handle.cancel();
             return TimerHandle::new(handle, when, None);
         }
-        let deadline_ns = u64::try_from(when.as_nanos()).unwrap_or(u64::MAX);
-        let key = self.inner().engine.call_at(deadline_ns, Timer::Handle(scheduled));
+        let timer = Timer::Handle(scheduled);
+        let key = self.inner().engine.call_later(whole_ns(delay), whole_ns(when), timer);
         TimerHandle::new(handle, when, Some((Rc::downgrade(self.inner()), key)))
     }
 

@@ -30,7 +30,7 @@ mod epoll;
 
 use std::ops::{BitOr, BitOrAssign};
 
-pub use epoll::{Epoll as Poller, Events};
+pub use epoll::{Epoll as Poller, Events, PRECISE_BELOW_NS};
 
 /// What a source wants to hear of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -68,8 +68,7 @@ impl Future for Sleep {
             }
             State::New(delay_ns) => {
                 let driver = driver::polling();
-                let deadline_ns = driver.now_ns().saturating_add(*delay_ns);
-                let key = driver.set_timer(deadline_ns, context.waker().clone());
+                let key = driver.set_timer(*delay_ns, context.waker().clone());
                 self.0 = State::Waiting(driver, key);
                 Poll::Pending
             }

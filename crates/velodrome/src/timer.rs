@@ -56,9 +56,15 @@ struct Entry {
     /// Equal deadlines fire in the order in which they were set.
     sequence: u64,
     slot: u32,
+    /// How much later its wake-up may be, for the sake of others.
+    slack_ns: u32,
 }
 
 impl Entry {
+    fn latest_ns(&self) -> u64 {
+        self.deadline_ns.saturating_add(u64::from(self.slack_ns))
+    }
+
     #[inline]
     fn key(&self) -> u128 {
         u128::from(self.deadline_ns) << 64 | u128::from(self.sequence)
@@ -68,6 +74,8 @@ impl Entry {
 /// Fewer dead entries than this are never worth a sweep.
 const MIN_DEAD_FOR_SWEEP: usize = 100;
 const ARITY: usize = 4;
+/// A wake-up is not shared by more: to find it shall not cost much.
+const MAX_LOOKS: usize = 256;
 
 #[derive(Debug)]
 pub struct Timers<T> {
@@ -80,6 +88,8 @@ pub struct Timers<T> {
     next_sequence: u64,
     /// Entries whose timer was removed.
     dead: usize,
+    /// Those that are due soon, while a wake-up is chosen; kept for its memory.
+    looked_at: Vec<Entry>,
 }
 
 impl<T> Default for Timers<T> {
@@ -91,6 +101,7 @@ impl<T> Default for Timers<T> {
             free_slots: Vec::new(),
             next_sequence: 0,
             dead: 0,
+            looked_at: Vec::new(),
         }
     }
 }
@@ -110,12 +121,13 @@ impl<T> Timers<T> {
         self.slots.iter().filter_map(|slot| slot.timer.as_ref())
     }
 
-    /// Adds a timer that is due at `deadline_ns`.
-    pub fn insert(&mut self, deadline_ns: u64, timer: T) -> Key {
+    /// Adds a timer that is due at `deadline_ns`, and may wait so much longer for others: see
+    /// [`Timers::shared_wake_up_ns`].
+    pub fn insert(&mut self, deadline_ns: u64, slack_ns: u32, timer: T) -> Key {
         let key = self.occupy_slot(timer);
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        let entry = Entry { deadline_ns, sequence, slot: key.slot };
+        let entry = Entry { deadline_ns, sequence, slot: key.slot, slack_ns };
         match self.run.back() {
             Some(last) if entry.key() < last.key() => {
                 let mut for_heap = entry;
@@ -160,6 +172,54 @@ impl<T> Timers<T> {
     pub fn next_deadline_ns(&mut self) -> Option<u64> {
         self.drop_dead_root();
         self.first().map(|entry| entry.deadline_ns)
+    }
+
+    /// When to wake up for the next timer and those that follow closely: the last deadline to which all that are due
+    /// before it can wait. Where many follow, it is an earlier one of theirs.
+    pub fn shared_wake_up_ns(&mut self) -> Option<u64> {
+        self.drop_dead_root();
+        let Entry { deadline_ns: first_ns, slack_ns: mut window_ns, .. } = *self.first()?;
+        let mut looked_at = mem::take(&mut self.looked_at);
+        let mut wake_up_ns = first_ns;
+        while window_ns > 0 {
+            looked_at.clear();
+            let limit_ns = first_ns.saturating_add(u64::from(window_ns));
+            let limit_ns = self.look_until(limit_ns, &mut looked_at);
+            if looked_at.len() <= MAX_LOOKS {
+                let deadlines_ns = looked_at.iter().map(|entry| entry.deadline_ns);
+                wake_up_ns = deadlines_ns.filter(|&it| it <= limit_ns).fold(first_ns, u64::max);
+                break;
+            }
+            window_ns /= 4;
+        }
+        self.looked_at = looked_at;
+        Some(wake_up_ns)
+    }
+
+    /// Collects entries of timers that are due by `limit_ns`, or by when the first of them can wait no longer. Returns
+    /// that, unless they are too many.
+    fn look_until(&self, mut limit_ns: u64, looked_at: &mut Vec<Entry>) -> u64 {
+        let mut look = |entry: &Entry| {
+            if entry.deadline_ns > limit_ns || looked_at.len() > MAX_LOOKS {
+                return false;
+            }
+            if self.dead == 0 || !self.is_dead(entry) {
+                limit_ns = limit_ns.min(entry.latest_ns());
+                looked_at.push(*entry);
+            }
+            true
+        };
+        let _ = self.run.iter().all(&mut look);
+        self.look_down(0, &mut look);
+        limit_ns
+    }
+
+    /// In the heap no entry is due before the one above it.
+    fn look_down(&self, at: usize, look: &mut impl FnMut(&Entry) -> bool) {
+        if self.heap.get(at).is_some_and(&mut *look) {
+            let first_child = at * ARITY + 1;
+            (first_child..first_child + ARITY).for_each(|child| self.look_down(child, look));
+        }
     }
 
     /// Removes the first timer whose deadline has come.
@@ -344,7 +404,7 @@ mod tests {
     fn due_timers_come_in_order_of_deadline_then_insertion() {
         let mut timers = Timers::default();
         for (id, deadline) in [(0, 50), (1, 10), (2, 50), (3, 20), (4, 10), (5, 90)] {
-            timers.insert(deadline, id);
+            timers.insert(deadline, 0, id);
         }
         assert_eq!(drain(&mut timers, 50), [1, 4, 3, 0, 2]);
         assert_eq!(timers.next_deadline_ns(), Some(90));
@@ -353,7 +413,7 @@ mod tests {
     #[test]
     fn a_timer_is_not_due_a_nanosecond_early() {
         let mut timers = Timers::default();
-        timers.insert(10, 0);
+        timers.insert(10, 0, 0);
         assert!(timers.pop_due(9).is_none());
         assert!(timers.pop_due(10).is_some());
     }
@@ -361,13 +421,13 @@ mod tests {
     #[test]
     fn a_key_fits_one_timer_and_only_while_it_waits() {
         let mut timers = Timers::default();
-        let fired = timers.insert(10, 0);
+        let fired = timers.insert(10, 0, 0);
         assert_eq!(timers.pop_due(10), Some(0));
-        let removed = timers.insert(10, 1);
+        let removed = timers.insert(10, 0, 1);
         assert_eq!(timers.remove(fired), None);
         assert_eq!(timers.remove(removed), Some(1));
         assert_eq!(timers.remove(removed), None);
-        timers.insert(10, 2);
+        timers.insert(10, 0, 2);
         assert_eq!(timers.remove(removed), None);
         assert_eq!(timers.len(), 1);
     }
@@ -375,7 +435,7 @@ mod tests {
     #[test]
     fn a_key_is_a_number_and_back() {
         let mut timers = Timers::default();
-        let key = timers.insert(10, 0);
+        let key = timers.insert(10, 0, 0);
         assert_eq!(Key::try_from(u64::from(key)), Ok(key));
         assert_eq!(Key::try_from(7), Err(()), "of no generation");
     }
@@ -383,7 +443,7 @@ mod tests {
     #[test]
     fn timeouts_that_do_not_strike_leave_nothing() {
         let mut timers = Timers::default();
-        let keys: Vec<Key> = (0..50_u32).map(|id| timers.insert(u64::from(id), id)).collect();
+        let keys: Vec<Key> = (0..50_u32).map(|id| timers.insert(u64::from(id), 0, id)).collect();
         for &key in keys[..25].iter().chain(keys[25..].iter().rev()) {
             timers.remove(key);
         }
@@ -395,7 +455,7 @@ mod tests {
     fn dead_entries_are_swept_when_they_are_the_majority() {
         let mut timers = Timers::default();
         let keys: Vec<Key> =
-            (0..1000_u32).map(|id| timers.insert(1_000_000 - u64::from(id), id)).collect();
+            (0..1000_u32).map(|id| timers.insert(1_000_000 - u64::from(id), 0, id)).collect();
         for &key in &keys[..800] {
             timers.remove(key);
         }
@@ -406,11 +466,46 @@ mod tests {
     #[test]
     fn one_timer_far_away_does_not_keep_the_others_out_of_the_run() {
         let mut timers = Timers::default();
-        timers.insert(1_000_000, 0);
+        timers.insert(1_000_000, 0, 0);
         for id in 1..10_u32 {
-            timers.insert(u64::from(id), id);
+            timers.insert(u64::from(id), 0, id);
         }
         assert_eq!((timers.run.len(), timers.heap.len()), (9, 1));
+    }
+
+    #[test]
+    fn timers_that_can_wait_share_the_wake_up_of_the_last_one_that_all_reach() {
+        let mut timers = Timers::default();
+        timers.insert(100, 50, 0);
+        assert_eq!(timers.shared_wake_up_ns(), Some(100), "nobody to wait for");
+        timers.insert(151, 0, 1);
+        assert_eq!(timers.shared_wake_up_ns(), Some(100), "too far");
+        timers.insert(130, 50, 2);
+        assert_eq!(timers.shared_wake_up_ns(), Some(130));
+        timers.insert(120, 5, 3);
+        assert_eq!(timers.shared_wake_up_ns(), Some(120), "the one at 120 would be late");
+        let impatient = timers.insert(110, 0, 4);
+        assert_eq!(timers.shared_wake_up_ns(), Some(110));
+        timers.remove(impatient);
+        assert_eq!(timers.shared_wake_up_ns(), Some(120), "as if it had never been");
+    }
+
+    #[test]
+    fn of_very_many_timers_some_share_a_wake_up() {
+        for of_run in [true, false] {
+            let mut timers = Timers::default();
+            (0..4000_u64).for_each(|number| {
+                timers.insert(if of_run { number } else { 3999 - number }, 4000, 0);
+            });
+            let wake_up_ns = timers.shared_wake_up_ns().unwrap();
+            assert!(
+                (MAX_LOOKS / 4 - 1..MAX_LOOKS).contains(&(wake_up_ns as usize)),
+                "{wake_up_ns}"
+            );
+        }
+        let mut timers = Timers::default();
+        (0..1000).for_each(|_| _ = timers.insert(7, 1000, 0));
+        assert_eq!(timers.shared_wake_up_ns(), Some(7));
     }
 
     /// What happens to timers.
@@ -418,6 +513,7 @@ mod tests {
     enum Step {
         Insert {
             deadline_ns: u64,
+            slack_ns: u32,
         },
         /// Of those that wait, the one at this place (counted round).
         Remove {
@@ -431,7 +527,8 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         // Few deadlines, so that many are equal; bursts, so that sweeps happen.
         let step = prop_oneof![
-            6 => (0..20_u64).prop_map(|deadline_ns| Step::Insert { deadline_ns }),
+            6 => (0..20_u64, 0..10_u32)
+                .prop_map(|(deadline_ns, slack_ns)| Step::Insert { deadline_ns, slack_ns }),
             5 => any::<usize>().prop_map(|place| Step::Remove { place }),
             1 => (0..20_u64).prop_map(|now_ns| Step::Fire { now_ns }),
         ];
@@ -445,29 +542,39 @@ mod tests {
         #[test]
         fn any_history_fires_what_is_due_in_order_and_nothing_that_was_removed(history in steps()) {
             let mut timers = Timers::default();
-            let mut waiting: Vec<(u64, u32, Key)> = Vec::new();
+            let mut waiting: Vec<(u64, u32, u32, Key)> = Vec::new();
             let mut next_id = 0;
             for step in history {
                 match step {
-                    Step::Insert { deadline_ns } => {
-                        waiting.push((deadline_ns, next_id, timers.insert(deadline_ns, next_id)));
+                    Step::Insert { deadline_ns, slack_ns } => {
+                        let key = timers.insert(deadline_ns, slack_ns, next_id);
+                        waiting.push((deadline_ns, next_id, slack_ns, key));
                         next_id += 1;
                     }
                     Step::Remove { place } if !waiting.is_empty() => {
-                        let (_, id, key) = waiting.remove(place % waiting.len());
+                        let (_, id, _, key) = waiting.remove(place % waiting.len());
                         prop_assert_eq!(timers.remove(key), Some(id));
                         prop_assert_eq!(timers.remove(key), None);
                     }
                     Step::Remove { .. } => {}
                     Step::Fire { now_ns } => {
-                        waiting.sort_by_key(|(deadline_ns, id, _)| (*deadline_ns, *id));
+                        waiting.sort_by_key(|(deadline_ns, id, ..)| (*deadline_ns, *id));
                         let due = waiting.partition_point(|(deadline_ns, ..)| *deadline_ns <= now_ns);
-                        let expected: Vec<u32> = waiting.drain(..due).map(|(_, id, _)| id).collect();
+                        let expected: Vec<u32> = waiting.drain(..due).map(|(_, id, ..)| id).collect();
                         prop_assert_eq!(drain(&mut timers, now_ns), expected);
                     }
                 }
                 let first = waiting.iter().map(|(deadline_ns, ..)| *deadline_ns).min();
                 prop_assert_eq!(timers.next_deadline_ns(), first);
+                let limit = waiting.iter().map(|it| it.0 + u64::from(it.2)).min();
+                let deadlines = waiting.iter().map(|(deadline_ns, ..)| *deadline_ns);
+                let last = deadlines.filter(|&deadline_ns| Some(deadline_ns) <= limit).max();
+                let wake_up = timers.shared_wake_up_ns();
+                if entries(&timers) <= MAX_LOOKS {
+                    prop_assert_eq!(wake_up, last);
+                } else {
+                    prop_assert!(first <= wake_up && wake_up <= last);
+                }
                 prop_assert_eq!(timers.len(), waiting.len());
                 prop_assert_eq!(timers.iter().count(), waiting.len());
                 let slots = entries(&timers) + timers.free_slots.len();

@@ -161,10 +161,10 @@ fn give_way(py: Python<'_>, inbox: &Inbox<Callback>) {
     });
 }
 
-/// Seconds on the loop's clock to nanoseconds, rounded up so that no timer is early.
-pub(super) fn deadline_ns(when: f64) -> u64 {
+/// Seconds to nanoseconds, rounded up so that no timer is early.
+pub(super) fn whole_ns(seconds: f64) -> u64 {
     // The conversion saturates: the past is due at once, the infinite never.
-    (when * 1e9).ceil() as u64
+    (seconds * 1e9).ceil() as u64
 }
 
 fn seconds(ns: u64) -> f64 {
@@ -173,6 +173,7 @@ fn seconds(ns: u64) -> f64 {
 
 fn add_timer(
     slf: &Bound<'_, Loop>,
+    delay: f64,
     when: f64,
     whole: Option<Py<PyInt>>,
     registration: Registration<'_>,
@@ -181,7 +182,7 @@ fn add_timer(
     let handle = Handle::new(slf, held_call(py, registration, false)?);
     let timer = Py::new(py, TimerHandle::new(handle, when, whole))?;
     let queued = Timer::Native(timer.clone_ref(py));
-    let key = slf.get().model(py)?.call_at(deadline_ns(when), queued);
+    let key = slf.get().model(py)?.call_later(whole_ns(delay), whole_ns(when), queued);
     timer.get().scheduled_as(py, key);
     Ok(timer.into_any())
 }
@@ -210,7 +211,7 @@ fn call_later<'py>(
         // Whatever Python can add to a float, with its errors.
         PyFloat::new(py, now).add(delay)?.extract()?
     };
-    add_timer(slf, when, None, registration)
+    add_timer(slf, when - now, when, None, registration)
 }
 
 fn call_at<'py>(
@@ -229,7 +230,7 @@ fn call_at<'py>(
         return Ok(made.unbind());
     }
     let whole = when.cast_exact::<PyInt>().ok().map(|when| when.clone().unbind());
-    add_timer(slf, when.extract()?, whole, registration)
+    add_timer(slf, 0.0, when.extract()?, whole, registration)
 }
 
 fn time<'py>(
