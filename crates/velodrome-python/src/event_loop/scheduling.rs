@@ -182,7 +182,9 @@ fn add_timer(
     let handle = Handle::new(slf, held_call(py, registration, false)?);
     let timer = Py::new(py, TimerHandle::new(handle, when, whole))?;
     let queued = Timer::Native(timer.clone_ref(py));
-    let key = slf.get().model(py)?.call_later(whole_ns(delay), whole_ns(when), queued);
+    // To round the delay costs more than a nanosecond of it matters.
+    let delay_ns = (delay * 1e9) as u64;
+    let key = slf.get().model(py)?.call_later(delay_ns, whole_ns(when), queued);
     timer.get().scheduled_as(py, key);
     Ok(timer.into_any())
 }
