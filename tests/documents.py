@@ -13,7 +13,8 @@ warning is an error, and so is anything on stderr that the page does not show. T
     ```rust         runs as a documentation test of a crate, which includes the page
 
 A block that cannot run says why in a comment before it: `<!-- not run: why -->`. One that a test of its own runs, with
-servers and the like, names it: `<!-- run by tests/services/test_servers.py -->`. That test must name the page.
+servers and the like, names it: `<!-- run by tests/services/test_servers.py -->`. That test must name the page. Such a
+comment at the top of a page, before its title, is about each of its blocks.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(
     r"^(?:<!-- (?P<comment>.*?) -->\n+)?(?P<fence>```+)(?P<language>.*)\n(?P<code>(?s:.*?))^(?P=fence)$", re.MULTILINE
 )
+PAGE = re.compile(r"<!-- (?P<comment>run by .*?) -->\n+# ")
 VERSION = re.compile(r"# Python 3\.(\d+) and (newer|older)\n")
 FILE = re.compile(r"# ([\w/]+\.py)\n")
 
@@ -60,9 +62,11 @@ class Block:
 def blocks(page):
     """The blocks of a page, which is a path in the repository."""
     text = (ROOT / page).read_text()
+    about_all = PAGE.match(text)
+    default = about_all["comment"] if about_all else ""
     for found in BLOCK.finditer(text):
         line = text.count("\n", 0, found.start("code")) + 1
-        yield Block(page, line, found["language"].strip(), found["code"], found["comment"] or "")
+        yield Block(page, line, found["language"].strip(), found["code"], found["comment"] or default)
 
 
 def pages():

@@ -8,7 +8,7 @@ import pytest
 from conftest import PROGRAMS, starting
 from dask import bag
 from dask.distributed import Client, as_completed
-from documents import TOOLS
+from doc_lines import TOOLS
 
 SCHEDULER = TOOLS.command("dask scheduler")
 WORKER = TOOLS.command("dask worker")

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from documents import SERVERS
+from doc_lines import SERVERS
 
 CLASS = "<class 'velodrome._loop.Loop'>"
 STOCK = "<class 'asyncio.unix_events._UnixSelectorEventLoop'>"

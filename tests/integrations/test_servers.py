@@ -6,7 +6,7 @@ import sys
 import aiohttp
 import pytest
 import velodrome
-from documents import SERVERS
+from doc_lines import SERVERS
 
 UVICORN = SERVERS.command("uvicorn app:app")
 

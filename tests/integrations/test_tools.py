@@ -4,7 +4,7 @@ import os
 
 import pytest
 from conftest import environment
-from documents import TOOLS
+from doc_lines import TOOLS
 from jupyter_client.manager import KernelManager
 
 COMMAND = TOOLS.command("pytest -p velodrome.auto")

@@ -7,7 +7,7 @@ import pytest
 import velodrome
 from arq import create_pool
 from arq.connections import RedisSettings
-from documents import TOOLS
+from doc_lines import TOOLS
 from fakeredis import TcpFakeServer
 
 ARQ = TOOLS.command("arq")

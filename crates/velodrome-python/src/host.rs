@@ -10,6 +10,7 @@ use crate::{
     error::os_error,
     event_loop::{Loop, Methods},
     imports::seam,
+    unwinder,
 };
 
 /// One run of a loop.
@@ -29,6 +30,7 @@ impl Host<PyKind> for PyHost<'_, '_> {
     }
 
     fn falls_asleep(&self) -> PyResult<bool> {
+        unwinder::prepare();
         if !Loop::take_wakeup_fd(self.event_loop)? {
             return Ok(false);
         }

@@ -2,9 +2,8 @@
 //! library ends.
 //!
 //! The standard library calls that of libgcc_s. As a library that ours needs it would be loaded with
-//! every import, which takes 0.13 ms, as long as ours itself, and most programs have no other use for
-//! it. So the functions are here under their own names, and hand each call on; the C library does the
-//! same for `pthread_exit`.
+//! every import, which takes 0.13 ms, as long as ours itself. So the functions are here under their
+//! own names, and hand each call on; the C library does the same for `pthread_exit`.
 //!
 //! Who calls these, and with what, is between the standard library and libgcc_s.
 
@@ -14,14 +13,30 @@ use std::{
     sync::atomic::{AtomicPtr, Ordering},
 };
 
+static LIBRARY: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+/// Opens libgcc_s, if it is not open yet: a loop does so before its first sleep, while there are
+/// descriptors left to open it with.
+#[inline]
+pub fn prepare() {
+    if LIBRARY.load(Ordering::Acquire).is_null() {
+        open();
+    }
+}
+
+#[cold]
+fn open() -> *mut c_void {
+    // SAFETY: the name is a C string; the library stays open.
+    let library = unsafe { libc::dlopen(c"libgcc_s.so.1".as_ptr(), libc::RTLD_NOW) };
+    LIBRARY.store(library, Ordering::Release);
+    library
+}
+
 /// A function of libgcc_s. Without it nothing can be unwound.
 fn function(name: &CStr) -> *mut c_void {
-    static LIBRARY: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
     let mut library = LIBRARY.load(Ordering::Acquire);
     if library.is_null() {
-        // SAFETY: the name is a C string; the library stays open.
-        library = unsafe { libc::dlopen(c"libgcc_s.so.1".as_ptr(), libc::RTLD_NOW) };
-        LIBRARY.store(library, Ordering::Release);
+        library = open();
     }
     let mut found = ptr::null_mut();
     if !library.is_null() {

@@ -125,13 +125,13 @@ pub(super) fn push_from_any_thread(slf: &Bound<'_, Loop>, callback: Callback) ->
 /// After a push by another thread: so many callbacks wait.
 #[inline]
 fn give_way_if_due(slf: &Bound<'_, Loop>, waiting: usize) -> PyResult<()> {
-    if waiting % POSTS_IN_A_ROW != 0 {
+    if !waiting.is_multiple_of(POSTS_IN_A_ROW) {
         return Ok(());
     }
     let py = slf.py();
     let model = slf.get().model(py)?;
     if slf.get().is_running(py)
-        && (waiting % MOST_POSTS_IN_A_ROW == 0 || !model.waits_for_callbacks_only())
+        && (waiting.is_multiple_of(MOST_POSTS_IN_A_ROW) || !model.waits_for_callbacks_only())
     {
         let inbox = Arc::clone(model.inbox());
         drop(model);

@@ -1,6 +1,6 @@
 """The lines of docs/servers.md and docs/tools.md, which the tests run as they stand there.
 
-Each is asked for when a test module is imported, so that `test_documents.py` knows which nobody asked for.
+Each is asked for when a test module is imported, so that `test_pages.py` knows which nobody asked for.
 """
 
 import re

@@ -1,9 +1,9 @@
-"""Nothing stands in the pages that no test runs."""
+"""Nothing stands in docs/servers.md and docs/tools.md that no test runs."""
 
 import importlib
 from pathlib import Path
 
-from documents import SERVERS, TOOLS
+from doc_lines import SERVERS, TOOLS
 
 
 def test_every_line_of_the_pages_is_run():
