@@ -353,8 +353,9 @@ impl<K: Kind> Engine<K> {
         if wait_ns == 0 {
             return Some(0);
         }
-        // Longer sleeps end at a whole millisecond, which is as good.
-        if wait_ns < PRECISE_BELOW_NS {
+        // Longer sleeps end at a whole millisecond, which is as good. One that is shared is precise, or
+        // both would make a timer late.
+        if wait_ns < PRECISE_BELOW_NS - MAX_SLACK_NS {
             wait_ns = timers.shared_wake_up_ns()?.saturating_sub(now_ns);
         }
         let awake_ns = self.clock.now_ns() - self.last_poll_ns.get();
@@ -611,6 +612,9 @@ mod tests {
         assert_eq!(sleep_us(&[2_000, 2_501], &[]), 2_000);
         assert_eq!(sleep_us(&[2_000, 2_300, 2_500], &[]), 2_500);
         assert_eq!(sleep_us(&[4_500, 5_500, 5_501], &[]), 5_500, "a millisecond at most");
+        assert_eq!(sleep_us(&[4_999, 5_999], &[]), 5_999, "which the poller counts in nanoseconds");
+        assert_eq!(sleep_us(&[5_000, 5_999], &[]), 5_000);
+        assert_eq!(PRECISE_BELOW_NS, 6_000_000);
     }
 
     #[test]

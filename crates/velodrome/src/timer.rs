@@ -76,6 +76,8 @@ const MIN_DEAD_FOR_SWEEP: usize = 100;
 const ARITY: usize = 4;
 /// A wake-up is not shared by more: to find it shall not cost much.
 const MAX_LOOKS: usize = 256;
+/// Where there are more in the time that the first can wait: a quarter of that time, and a quarter of the quarter.
+const MAX_TRIES: u32 = 3;
 
 #[derive(Debug)]
 pub struct Timers<T> {
@@ -181,11 +183,10 @@ impl<T> Timers<T> {
         let Entry { deadline_ns: first_ns, slack_ns: mut window_ns, .. } = *self.first()?;
         let mut looked_at = mem::take(&mut self.looked_at);
         let mut wake_up_ns = first_ns;
-        while window_ns > 0 {
+        for _ in 0..if window_ns == 0 { 0 } else { MAX_TRIES } {
             looked_at.clear();
             let limit_ns = first_ns.saturating_add(u64::from(window_ns));
-            let limit_ns = self.look_until(limit_ns, &mut looked_at);
-            if looked_at.len() <= MAX_LOOKS {
+            if let Some(limit_ns) = self.look_until(limit_ns, &mut looked_at) {
                 let deadlines_ns = looked_at.iter().map(|entry| entry.deadline_ns);
                 wake_up_ns = deadlines_ns.filter(|&it| it <= limit_ns).fold(first_ns, u64::max);
                 break;
@@ -197,12 +198,14 @@ impl<T> Timers<T> {
     }
 
     /// Collects entries of timers that are due by `limit_ns`, or by when the first of them can wait no longer. Returns
-    /// that, unless they are too many.
-    fn look_until(&self, mut limit_ns: u64, looked_at: &mut Vec<Entry>) -> u64 {
+    /// that; `None` if they are too many, with those that were cancelled.
+    fn look_until(&self, mut limit_ns: u64, looked_at: &mut Vec<Entry>) -> Option<u64> {
+        let mut looks = 0;
         let mut look = |entry: &Entry| {
-            if entry.deadline_ns > limit_ns || looked_at.len() > MAX_LOOKS {
+            if entry.deadline_ns > limit_ns || looks > MAX_LOOKS {
                 return false;
             }
+            looks += 1;
             if self.dead == 0 || !self.is_dead(entry) {
                 limit_ns = limit_ns.min(entry.latest_ns());
                 looked_at.push(*entry);
@@ -211,7 +214,7 @@ impl<T> Timers<T> {
         };
         let _ = self.run.iter().all(&mut look);
         self.look_down(0, &mut look);
-        limit_ns
+        (looks <= MAX_LOOKS).then_some(limit_ns)
     }
 
     /// In the heap no entry is due before the one above it.

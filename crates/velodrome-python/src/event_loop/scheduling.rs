@@ -182,7 +182,6 @@ fn add_timer(
     let handle = Handle::new(slf, held_call(py, registration, false)?);
     let timer = Py::new(py, TimerHandle::new(handle, when, whole))?;
     let queued = Timer::Native(timer.clone_ref(py));
-    // To round the delay costs more than a nanosecond of it matters.
     let delay_ns = (delay * 1e9) as u64;
     let key = slf.get().model(py)?.call_later(delay_ns, whole_ns(when), queued);
     timer.get().scheduled_as(py, key);
@@ -205,15 +204,17 @@ fn call_later<'py>(
     }
     let now = seconds(slf.get().model(py)?.now_ns());
     let whole = || delay.cast_exact::<PyInt>().ok()?.extract::<i32>().ok();
-    let when = if let Ok(delay) = delay.cast_exact::<PyFloat>() {
-        now + delay.value()
+    // The delay as it was given: `when - now` would be a little more or less of it.
+    let (delay, when) = if let Ok(delay) = delay.cast_exact::<PyFloat>() {
+        (delay.value(), now + delay.value())
     } else if let Some(delay) = whole() {
-        now + f64::from(delay)
+        (f64::from(delay), now + f64::from(delay))
     } else {
         // Whatever Python can add to a float, with its errors.
-        PyFloat::new(py, now).add(delay)?.extract()?
+        let when: f64 = PyFloat::new(py, now).add(delay)?.extract()?;
+        (when - now, when)
     };
-    add_timer(slf, when - now, when, None, registration)
+    add_timer(slf, delay, when, None, registration)
 }
 
 fn call_at<'py>(

@@ -37,7 +37,7 @@ pub struct Events(Vec<epoll::Event>);
 unsafe impl Send for Events {}
 
 /// Waits shorter than this get nanoseconds; for longer ones a millisecond does not matter.
-pub const PRECISE_BELOW_NS: u64 = 5_000_000;
+pub const PRECISE_BELOW_NS: u64 = 6_000_000;
 
 impl Default for Events {
     fn default() -> Self {
