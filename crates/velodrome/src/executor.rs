@@ -9,6 +9,7 @@
 use std::{
     cell::{Cell, RefCell},
     marker::PhantomData,
+    mem,
     ptr::NonNull,
     rc::Rc,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -197,12 +198,22 @@ impl Executor {
         &self,
         function: F,
     ) -> impl Future<Output = thread::Result<R>> + use<R, F> {
-        self.threads.borrow_mut().get_or_insert_with(ThreadPool::default).run(function)
+        let mut threads = self.threads.borrow_mut();
+        if threads.as_ref().is_some_and(ThreadPool::is_parents) {
+            // Its threads are not here, and its lock may be held by one.
+            mem::forget(threads.take());
+        }
+        threads.get_or_insert_with(ThreadPool::default).run(function)
     }
 
     /// The pool, to be shut down; the next function that blocks makes a new one.
     pub(crate) fn take_threads(&self) -> Option<ThreadPool> {
-        self.threads.take()
+        let threads = self.threads.take()?;
+        if threads.is_parents() {
+            mem::forget(threads);
+            return None;
+        }
+        Some(threads)
     }
 
     /// Drops the futures of all tasks, which end as cancelled. Afterwards nothing runs and nothing can be

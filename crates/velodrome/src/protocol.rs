@@ -18,7 +18,7 @@ use crate::{DatagramTransport, Transport};
 /// has arrived, as across an `await`, it cannot call it; that is reported and ends the connection as a panic
 /// does, and `connection_lost` waits until it can be called.
 ///
-/// A panic in a method is told to the loop's exception handler and ends the connection: the next call is
+/// A panic in a method is told to the loop's exception handler and ends the connection: the last call is
 /// `connection_lost`, with an error that says so. The loop goes on.
 ///
 /// ```

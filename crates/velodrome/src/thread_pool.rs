@@ -12,13 +12,15 @@ use std::{
     thread,
 };
 
-use crate::panics::quietly;
+use crate::{panics::quietly, process::Process};
 
 type Job = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct ThreadPool {
     shared: Arc<Shared>,
     limit: usize,
+    /// Has the threads.
+    owner: Process,
 }
 
 #[derive(Default)]
@@ -48,7 +50,8 @@ impl Default for ThreadPool {
     /// As many threads as Python's pool has at most.
     fn default() -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        ThreadPool { shared: Arc::default(), limit: (processors + 4).min(32) }
+        let limit = (processors + 4).min(32);
+        ThreadPool { shared: Arc::default(), limit, owner: Process::current() }
     }
 }
 
@@ -58,6 +61,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ThreadPool {
+    /// Whether this process is a child of the one that made it: then it has no threads, and must be
+    /// forgotten.
+    pub fn is_parents(&self) -> bool {
+        !self.owner.is_current()
+    }
+
     /// Queues a function at once. The future gives its output, or what it panicked with.
     pub fn run<R: Send + 'static, F: FnOnce() -> R + Send + 'static>(
         &self,

@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -21,7 +22,15 @@ const SHORT: Duration = Duration::from_millis(1);
 /// Tests that count the process's descriptors go one by one.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // The thread of the last test may still be about to end, with what it has open.
+    let (mut count, mut seen) = (descriptors(), 0);
+    while seen < 5 {
+        thread::sleep(Duration::from_millis(2));
+        let now = descriptors();
+        (count, seen) = (now, if now == count { seen + 1 } else { 0 });
+    }
+    alone
 }
 
 fn descriptors() -> usize {

@@ -368,6 +368,8 @@ impl Listener {
         let made = catch_unwind(AssertUnwindSafe(|| (factory.borrow_mut())()));
         quietly(|| drop(factory));
         let failed: Box<dyn Any + Send> = match made {
+            // By the factory: nobody waits for one more connection.
+            Ok(protocol) if server.is_closed.get() => return quietly(|| drop(protocol)),
             Ok(protocol) => match Connection::over(&event_loop, fd, protocol, Some(server)) {
                 Ok(_) => return,
                 Err(error) => Box::new(error.to_string()),

@@ -248,8 +248,14 @@ fn a_factory_may_close_its_server_in_a_burst() {
         until(|| !server.is_serving()).await;
         turns(3).await;
         assert_eq!(made.get(), 1);
-        drop(clients);
         timeout(LONG, server.wait_closed()).await.unwrap();
+        for mut client in clients {
+            client.set_read_timeout(Some(LONG)).unwrap();
+            let end = client.read(&mut [0]);
+            let is_over = matches!(&end, Ok(0))
+                || end.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::ConnectionReset);
+            assert!(is_over, "{end:?}");
+        }
     })
     .unwrap();
 }
