@@ -1,6 +1,7 @@
 """What `_native` calls in Python: messages, reports and debug mode's handles.
 
-It is imported with the first transport or listener, or when something of it is needed.
+It is imported before a loop sleeps for the first time, with the first transport or listener, or when something of it
+is needed.
 """
 
 import asyncio
@@ -13,27 +14,29 @@ import socket
 from asyncio.log import logger
 
 
-class StreamTransport(asyncio.transports._FlowControlMixin, asyncio.Transport):
+class StreamTransport(asyncio.transports._FlowControlMixin, asyncio.transports.Transport):
     """What a native transport says it is, for `isinstance(transport, asyncio.Transport)`."""
 
     __slots__ = ()
 
 
 class DatagramTransport(
-    asyncio.transports._FlowControlMixin, asyncio.DatagramTransport, asyncio.Transport
+    asyncio.transports._FlowControlMixin,
+    asyncio.transports.DatagramTransport,
+    asyncio.transports.Transport,
 ):
     """What a native datagram transport says it is."""
 
     __slots__ = ()
 
 
-class ReadPipeTransport(asyncio.ReadTransport):
+class ReadPipeTransport(asyncio.transports.ReadTransport):
     """What a native transport of the reading end of a pipe says it is."""
 
     __slots__ = ()
 
 
-class WritePipeTransport(asyncio.transports._FlowControlMixin, asyncio.WriteTransport):
+class WritePipeTransport(asyncio.transports._FlowControlMixin, asyncio.transports.WriteTransport):
     """What a native transport of the writing end of a pipe says it is."""
 
     __slots__ = ()

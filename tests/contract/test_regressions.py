@@ -185,3 +185,149 @@ def test_a_transport_that_nobody_closed_may_go_while_an_exception_is_on_its_way(
         assert any("unclosed transport" in str(warning.message) for warning in caught), caught
     """
     run_child(loop_name, code, kind)
+
+
+def test_a_signal_handler_may_need_what_is_being_loaded_for_the_loop(loop_name):
+    code = """
+        import asyncio, os, signal, time
+
+        def trial(delay):
+            loop = new_event_loop()
+            loop.set_debug(True)  # a timer then needs what is not there before the first one
+            ran = []
+            signal.signal(signal.SIGALRM, lambda *_: ran.append(loop.call_later(0, print)))
+
+            async def main():
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                loop.call_later(0, ran.append, 1)
+                while len(ran) < 2:
+                    await asyncio.sleep(0.001)
+
+            loop.run_until_complete(main())
+
+        for number in range(1, 31):
+            if (child := os.fork()) == 0:
+                try:
+                    trial(number * 40e-6)
+                finally:
+                    os._exit(0)
+            for _ in range(3000):
+                if os.waitpid(child, os.WNOHANG)[0]:
+                    break
+                time.sleep(0.01)
+            else:
+                os.kill(child, signal.SIGKILL)
+                raise AssertionError(f"trial {number} hangs")
+    """
+    run_child(loop_name, code)
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_loop_runs_while_the_interpreter_ends(loop_name, has_run):
+    code = """
+        import asyncio, sys
+
+        def fails():
+            raise ZeroDivisionError
+
+        class Client:
+            def __init__(self):
+                self.loop = new_event_loop()
+                self.loop.set_exception_handler(lambda loop, context: print(context["message"][:21]))
+
+            async def close(self):
+                self.loop.call_soon(fails)
+                print("closed")
+
+            def __del__(self, sleep=asyncio.sleep):
+                self.loop.run_until_complete(self.close())
+                self.loop.close()
+
+        client = Client()
+        if sys.argv[1] == "True":
+            client.loop.run_until_complete(asyncio.sleep(0))
+    """
+    child = run_child(loop_name, code, has_run)
+    assert child.stdout == "closed\nException in callback\n"
+    assert child.stderr == ""
+
+
+def test_a_connection_is_refused_while_the_interpreter_ends(loop_name):
+    code = """
+        import asyncio, socket
+
+        class Client:
+            def __init__(self, address):
+                self.loop, self.address = new_event_loop(), address
+                self.protocol = asyncio.Protocol
+
+            async def talk(self):
+                transport, _ = await self.loop.create_connection(self.protocol, *self.address)
+                transport.close()
+
+            def __del__(self):
+                try:
+                    self.loop.run_until_complete(self.talk())
+                except ConnectionRefusedError:
+                    print("refused")
+                self.loop.close()
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = Client(listener.getsockname())
+            client.loop.run_until_complete(client.talk())
+    """
+    child = run_child(loop_name, code)
+    assert (child.stdout, child.stderr) == ("refused\n", "")
+
+
+def test_the_first_connection_needs_no_descriptor_but_its_own(loop_name):
+    code = """
+        import asyncio, os, resource, socket
+
+        async def main():
+            await asyncio.sleep(0.001)
+            loop = asyncio.get_running_loop()
+            one, other = socket.socketpair()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            hoard = []
+            try:
+                while True:
+                    hoard.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                pass
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=one)
+            transport.write(b"sent")
+            assert other.recv(10) == b"sent"
+            transport.close()
+            await asyncio.sleep(0)
+            other.close()
+
+        loop = new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+    """
+    run_child(loop_name, code)
+
+
+def test_what_is_patched_during_the_first_connection_is_no_base_of_transports(loop_name):
+    code = """
+        import asyncio
+        from unittest import mock
+
+        async def main():
+            async def answer(reader, writer):
+                writer.close()
+
+            with mock.patch("asyncio.DatagramTransport"), mock.patch("asyncio.Transport"):
+                server = await asyncio.start_server(answer, "127.0.0.1", 0)
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                assert await reader.read() == b""
+                writer.close()
+                server.close()
+            assert isinstance(writer.transport, asyncio.Transport)
+
+        loop = new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+    """
+    run_child(loop_name, code)

@@ -387,3 +387,43 @@ def test_nothing_is_loaded_that_only_a_panic_needs():
         print("libgcc_s" in maps.read())
     """
     assert run_child("velodrome", code).stdout == "False\n"
+
+
+def test_loops_of_a_package_that_left_the_modules_work():
+    run_child(
+        "velodrome",
+        """
+        import asyncio, sys
+        from unittest import mock
+
+        with mock.patch.dict(sys.modules):
+            import velodrome
+            loop = velodrome.new_event_loop()
+
+        for name in [name for name in sys.modules if name.partition(".")[0] == "velodrome"]:
+            del sys.modules[name]
+
+        async def main():
+            server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            assert await reader.read() == b""
+            writer.close()
+            server.close()
+
+        loop.run_until_complete(main())
+        loop.close()
+        """,
+    )
+
+
+def test_a_class_of_connections_may_be_patched_before_it_is_made():
+    run_child(
+        "velodrome",
+        """
+        from unittest import mock
+        from velodrome import _native
+
+        with mock.patch.object(_native, "StreamTransport"):
+            pass
+        """,
+    )

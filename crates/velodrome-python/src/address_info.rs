@@ -9,7 +9,7 @@ use pyo3::{
     types::{PyFunction, PyInt, PyList, PyModule},
 };
 
-use crate::address;
+use crate::{address, imports::once};
 
 unsafe extern "C" {
     fn PySys_Audit(event: *const c_char, format: *const c_char, ...) -> c_int;
@@ -74,7 +74,7 @@ pub fn numeric<'py>(
     numbers: [&Bound<'py, PyAny>; 4],
 ) -> PyResult<Option<Bound<'py, PyList>>> {
     let py = function.py();
-    let constants = CONSTANTS.get_or_try_init(py, || Constants::new(py))?;
+    let constants = once(py, &CONSTANTS, || Constants::new(py))?;
     let number = |object: &Bound<'py, PyAny>| object.cast::<PyInt>().ok()?.extract::<c_int>().ok();
     let [Some(family), Some(kind), Some(protocol), Some(0)] = numbers.map(number) else {
         return Ok(None);

@@ -2,8 +2,7 @@
 //! module is asked for one of them. It takes as long as making a loop, and many programs need none.
 
 use pyo3::{
-    exceptions::PyAttributeError,
-    intern,
+    exceptions::{PyAttributeError, PyImportError},
     prelude::*,
     sync::PyOnceLock,
     types::{PyDict, PyString},
@@ -14,7 +13,7 @@ use crate::{
     datagram::{self, DatagramTransport},
     event_loop::Loop,
     fast,
-    imports::seam_module,
+    imports::{once, seam_module},
     pipe::{self, PipeTransport, ReadPipeTransport, WritePipeTransport},
     server::Listener,
     tls::{self, TlsTransport},
@@ -41,20 +40,27 @@ pub fn announce(module: &Bound<'_, PyModule>) -> PyResult<()> {
     for name in CLASSES.iter().chain(&FUNCTIONS) {
         index.append(name)?;
     }
-    module.setattr("__getattr__", wrap_pyfunction!(find, module)?)
+    module.setattr("__getattr__", wrap_pyfunction!(find, module)?)?;
+    // A program may take it out of `sys.modules`. It is the same one if it is initialised again.
+    let _ = MODULE.set(module.py(), module.clone().unbind());
+    Ok(())
 }
+
+static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
 
 /// The module's `__getattr__`.
 #[pyfunction]
 #[pyo3(name = "__getattr__")]
 fn find<'py>(name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
     let py = name.py();
-    if !CLASSES.iter().chain(&FUNCTIONS).any(|known| name == known) {
-        return Err(PyAttributeError::new_err(format!(
-            "module 'velodrome._native' has no attribute '{name}'"
-        )));
+    let mut found = None;
+    if CLASSES.iter().chain(&FUNCTIONS).any(|known| name == known) {
+        found = make(py)?.bind(py).dict().get_item(name)?;
     }
-    Ok(make(py)?.bind(py).dict().get_item(name)?.expect("all of them were made"))
+    found.ok_or_else(|| {
+        let message = format!("module 'velodrome._native' has no attribute '{name}'");
+        PyAttributeError::new_err(message)
+    })
 }
 
 /// Makes the classes, and imports what connections may have to say, before there is the first: it is to
@@ -67,7 +73,7 @@ pub fn prepare(py: Python<'_>) -> PyResult<()> {
 /// Returns the module, which has them.
 fn make(py: Python<'_>) -> PyResult<&'static Py<PyModule>> {
     static MADE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    MADE.get_or_try_init(py, || {
+    once(py, &MADE, || {
         seam_module(py)?;
         fast::add_methods(&py.get_type::<StreamTransport>(), transport::METHODS)?;
         fast::add_methods(&py.get_type::<TlsTransport>(), tls::METHODS)?;
@@ -83,7 +89,8 @@ fn make(py: Python<'_>) -> PyResult<&'static Py<PyModule>> {
             py.get_type::<StreamTransport>(),
             py.get_type::<WritePipeTransport>(),
         ];
-        let module = py.import(intern!(py, "velodrome._native"))?;
+        let module = MODULE.get(py).ok_or_else(|| PyImportError::new_err("velodrome._native"))?;
+        let module = module.bind(py).clone();
         for (name, class) in CLASSES.into_iter().zip(classes) {
             module.setattr(name, class)?;
         }

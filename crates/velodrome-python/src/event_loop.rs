@@ -36,7 +36,7 @@ use crate::{
     gil::GilBound,
     handle::Handle,
     host::{PyHost, tell_user},
-    imports::{imports, loaded},
+    imports::{imports, loaded, once},
     originals,
     pipe::{ReadPipeTransport, WritePipeTransport},
     record::Record,
@@ -332,7 +332,7 @@ impl Loop {
     fn start_run(slf: &Bound<'_, Self>) -> PyResult<Run> {
         let py = slf.py();
         let imports = imports(py)?;
-        imports.step_lane.get_or_try_init(py, || StepLane::learn(py))?;
+        once(py, &imports.step_lane, || StepLane::learn(py))?;
         prepare_allocator();
         let run = Run { asyncgen_hooks: imports.get_asyncgen_hooks.call0(py)? };
         slf.get().state(py).thread.set(Some(thread_ident()));

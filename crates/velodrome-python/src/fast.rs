@@ -2,7 +2,7 @@
 //!
 //! A `#[pymethods]` function with `*args` gets a tuple built for each call. These get the
 //! caller's argument array itself (`METH_FASTCALL | METH_KEYWORDS`) and are put on a class with
-//! [`add_methods`] when the module is initialised; those of the loop also on the package's class, when
+//! [`add_methods`] when the class is made; those of the loop also on the package's class, when
 //! that is made.
 
 use std::{

@@ -1,17 +1,23 @@
 //! Runs a loop's callbacks: what the model asks of Python.
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::{
+    os::fd::{BorrowedFd, RawFd},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
-use pyo3::{ffi, intern, prelude::*};
+use pyo3::{exceptions::PyException, ffi, intern, prelude::*};
 use velodrome::Host;
 
 use crate::{
     callback::{Callback, PyKind},
     error::os_error,
     event_loop::{Loop, Methods},
-    imports::seam,
+    imports::{seam, seam_module},
     unwinder,
 };
+
+/// What is to be there when descriptors have run out was loaded, before the first sleep of a loop.
+static PREPARED: AtomicBool = AtomicBool::new(false);
 
 /// One run of a loop.
 pub struct PyHost<'a, 'py> {
@@ -30,12 +36,19 @@ impl Host<PyKind> for PyHost<'_, '_> {
     }
 
     fn falls_asleep(&self) -> PyResult<bool> {
-        unwinder::prepare();
-        if !Loop::take_wakeup_fd(self.event_loop)? {
-            return Ok(false);
+        if PREPARED.load(Relaxed) {
+            return self.listen_for_signals();
         }
-        // A signal that came before its descriptor would not end the sleep.
-        self.check_signals()?;
+        unwinder::prepare();
+        match seam_module(self.event_loop.py()) {
+            Err(error) if !error.is_instance_of::<PyException>(self.event_loop.py()) => {
+                return Err(error);
+            }
+            // Who needs it will say what is wrong.
+            imported => PREPARED.store(imported.is_ok(), Relaxed),
+        }
+        // Code in Python has run.
+        self.listen_for_signals()?;
         Ok(true)
     }
 
@@ -96,6 +109,16 @@ pub fn tell_user(users: RawFd, signals: &[u8]) {
 }
 
 impl PyHost<'_, '_> {
+    /// From now on a signal ends a sleep. True if it is so only from now on.
+    fn listen_for_signals(&self) -> PyResult<bool> {
+        if !Loop::take_wakeup_fd(self.event_loop)? {
+            return Ok(false);
+        }
+        // A signal that came before its descriptor would not end the sleep.
+        self.check_signals()?;
+        Ok(true)
+    }
+
     /// Python-level signal handlers run here; what they raise leaves the loop.
     #[inline]
     fn check_signals(&self) -> PyResult<()> {

@@ -37,6 +37,8 @@ pub struct Imports {
     pub transport_socket: Py<PyAny>,
     pub warn: Py<PyAny>,
     pub weak_dictionary: Py<PyAny>,
+    /// `asyncio.format_helpers`, which names callbacks in reports.
+    pub format_helpers: Py<PyModule>,
     /// `asyncio.Server._attach` and `_detach` take the transport (3.13 and later).
     pub server_takes_transport: bool,
     /// Learnt by the first run.
@@ -48,7 +50,23 @@ static IMPORTS: PyOnceLock<Imports> = PyOnceLock::new();
 
 /// The table. Filled on the first call, which may fail as any import may.
 pub fn imports(py: Python<'_>) -> PyResult<&'static Imports> {
-    IMPORTS.get_or_try_init(py, || Imports::new(py))
+    once(py, &IMPORTS, || Imports::new(py))
+}
+
+/// What is in the cell, made if it is empty. Making it may run code in Python, which may come back here
+/// (a signal handler, a destructor) or fork: then it is made twice, and the first one stays.
+pub fn once<'a, T>(
+    py: Python<'_>,
+    cell: &'a PyOnceLock<T>,
+    make: impl FnOnce() -> PyResult<T>,
+) -> PyResult<&'a T> {
+    if let Some(known) = cell.get(py) {
+        return Ok(known);
+    }
+    let made = make()?;
+    // What another one has made meanwhile serves as well.
+    let _ = cell.set(py, made);
+    Ok(cell.get(py).expect("it was just set"))
 }
 
 /// The table, for code that runs on a loop: making one has filled it.
@@ -58,7 +76,7 @@ pub fn loaded(py: Python<'_>) -> &'static Imports {
 }
 
 /// A module that asyncio has imported, without the import statement's detours.
-fn module<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyModule>> {
+pub fn module<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyModule>> {
     // SAFETY: the interpreter's own dictionary, borrowed.
     let modules = unsafe {
         Bound::from_borrowed_ptr(py, ffi::PyImport_GetModuleDict()).cast_into::<PyDict>()?
@@ -100,6 +118,7 @@ impl Imports {
             c_socket: module(py, "_socket")?.getattr("socket")?.unbind(),
             transport_socket: module(py, "asyncio.trsock")?.getattr("TransportSocket")?.unbind(),
             weak_dictionary: module(py, "weakref")?.getattr("WeakValueDictionary")?.unbind(),
+            format_helpers: module(py, "asyncio.format_helpers")?.unbind(),
             warn: module(py, "warnings")?.getattr("warn")?.unbind(),
             server_takes_transport: py.version_info() >= (3, 13),
             step_lane: PyOnceLock::new(),
@@ -112,7 +131,7 @@ static SEAM: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
 
 /// `velodrome._seam`: the package's messages, and what native transports say they are.
 pub fn seam_module(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
-    SEAM.get_or_try_init(py, || Ok(py.import("velodrome._seam")?.unbind())).map(|it| it.bind(py))
+    once(py, &SEAM, || Ok(module(py, "velodrome._seam")?.unbind())).map(|it| it.bind(py))
 }
 
 /// Calls a function of it.

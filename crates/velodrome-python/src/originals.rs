@@ -10,14 +10,13 @@ use std::{
 };
 
 use pyo3::{
-    exceptions::PyRuntimeError,
     ffi, intern,
     prelude::*,
     sync::PyOnceLock,
     types::{PyDict, PyFrozenSet, PyFunction, PyString, PyType},
 };
 
-use crate::{event_loop::Loop, fast, gil::GilBound};
+use crate::{event_loop::Loop, fast, gil::GilBound, imports::module};
 
 /// What asyncio calls on its way to connect, of the loop and of a socket.
 const OF_LOOP: [&str; 17] = [
@@ -148,12 +147,20 @@ struct Originals {
     socket_names: Py<PyDict>,
 }
 
+static LOOP_MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+
+/// `velodrome._loop`, whatever has become of it in `sys.modules`.
+pub fn loop_module(py: Python<'_>) -> Option<&Bound<'_, PyModule>> {
+    LOOP_MODULE.get(py).map(|module| module.bind(py))
+}
+
 static ORIGINALS: PyOnceLock<GilBound<Originals>> = PyOnceLock::new();
 
 /// Notes what a loop's class, that of asyncio's from which it inherits, and that of sockets have now,
 /// if it is what asyncio, Python and this package brought along.
 pub fn learn(of_loop: &Bound<'_, PyType>, of_asyncio: &Bound<'_, PyType>) -> PyResult<()> {
     let py = of_loop.py();
+    let _ = LOOP_MODULE.set(py, module(py, "velodrome._loop")?.unbind());
     let socket_module = py.import(intern!(py, "socket"))?;
     let of_socket = socket_module.getattr(intern!(py, "socket"))?.cast_into::<PyType>()?;
     let (Some(of_loop), Some(of_asyncio), Some(of_socket)) = (
@@ -175,9 +182,10 @@ pub fn learn(of_loop: &Bound<'_, PyType>, of_asyncio: &Bound<'_, PyType>) -> PyR
         socket_names: socket_module.dict().unbind(),
         socket_module: socket_module.into_any().unbind(),
     };
-    ORIGINALS
-        .set(py, GilBound::new(originals))
-        .map_err(|_| PyRuntimeError::new_err("the originals are known already"))
+    // The package may be imported again, after a program took it out of `sys.modules`: the loops of the
+    // second class are not originals.
+    let _ = ORIGINALS.set(py, GilBound::new(originals));
+    Ok(())
 }
 
 /// Whether the names of asyncio's that a program has set on this loop matter.

@@ -7,7 +7,7 @@ use pyo3::{
     types::{PyDict, PyTuple},
 };
 
-use crate::event_loop::Loop;
+use crate::{event_loop::Loop, imports::loaded};
 
 /// A callback raised.
 pub fn callback_failed(
@@ -44,10 +44,13 @@ fn source_of<'py>(
     handle: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = event_loop.py();
-    let format = py.import("asyncio.format_helpers")?.getattr("_format_callback_source")?;
-    let signature = py.import("inspect")?.call_method1("signature", (&format,))?;
+    let helpers = loaded(py).format_helpers.bind(py);
+    let format = helpers.getattr(intern!(py, "_format_callback_source"))?;
     let keywords = PyDict::new(py);
-    if signature.getattr("parameters")?.contains("debug")? {
+    // Newer versions have it; what a program puts in its place gets what the oldest had.
+    let names =
+        format.getattr_opt("__code__")?.map(|code| code.getattr("co_varnames")).transpose()?;
+    if names.is_some_and(|names| names.contains("debug").unwrap_or(false)) {
         keywords.set_item("debug", event_loop.call_method0("get_debug")?)?;
     }
     let callback = handle.getattr("_callback")?;

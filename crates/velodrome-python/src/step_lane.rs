@@ -5,8 +5,8 @@
 //! these: a step is not to be had in Python, and an awaitable of somebody else's, which is given the
 //! wake-up, passes itself. So for exactly those no handle is made. The step's type, the wake-up
 //! function and the future's type are learnt from a task that runs for this purpose on a stand-in
-//! loop, before a loop runs for the first time; if a Python does it in another way, nothing is recognised and every step takes the common
-//! path.
+//! loop, before a loop runs for the first time; if a Python does it in another way, nothing is recognised
+//! and every step takes the common path.
 
 use pyo3::{
     exceptions::PyException,
@@ -14,6 +14,8 @@ use pyo3::{
     prelude::*,
     types::{PyCFunction, PyDict, PyList, PyModule, PyTuple},
 };
+
+use crate::{imports::imports, originals};
 
 pub struct StepLane {
     /// The type of the object that a task passes for its steps.
@@ -26,9 +28,16 @@ pub struct StepLane {
 
 impl StepLane {
     pub fn learn(py: Python<'_>) -> PyResult<Self> {
-        let class = |module, name| py.import(module)?.getattr(name);
-        let futures = [class("asyncio.futures", "Future")?, class("asyncio.tasks", "Task")?];
-        let (step, wakeup) = learn_callbacks(&futures)?.unzip();
+        let imports = imports(py)?;
+        // Nothing is imported: the interpreter may be about to end.
+        let class = |names: &Py<PyDict>, name| names.bind(py).get_item(name);
+        let (Some(future), Some(task)) =
+            (class(&imports.futures, "Future")?, class(&imports.tasks, "Task")?)
+        else {
+            return Ok(StepLane { step_type: None, wakeup: None, futures: [py.None(), py.None()] });
+        };
+        let futures = [future, task];
+        let (step, wakeup) = learn_callbacks(&futures, imports.events.bind(py))?.unzip();
         Ok(StepLane {
             futures: futures.map(Bound::unbind),
             step_type: step.map(|step| step.get_type().into_any().unbind()),
@@ -69,13 +78,16 @@ impl StepLane {
 type Learnt<'py> = Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>;
 
 /// A task that does it in another way is not recognised, and all is well.
-fn learn_callbacks<'py>(classes: &[Bound<'py, PyAny>; 2]) -> PyResult<Learnt<'py>> {
+fn learn_callbacks<'py>(
+    classes: &[Bound<'py, PyAny>; 2],
+    events: &Bound<'py, PyAny>,
+) -> PyResult<Learnt<'py>> {
     let [future_class, task_class] = classes;
     let py = task_class.py();
     if !task_class.getattr(intern!(py, "__module__"))?.eq(intern!(py, "_asyncio"))? {
         return Ok(None); // asyncio in Python, without its accelerator
     }
-    let events = py.import("asyncio.events")?;
+    let Some(package) = originals::loop_module(py) else { return Ok(None) };
     // None, unless a program has found a way to run a loop within another.
     let running = events.call_method0(intern!(py, "_get_running_loop"))?;
     let calls = PyList::empty(py);
@@ -87,7 +99,7 @@ fn learn_callbacks<'py>(classes: &[Bound<'py, PyAny>; 2]) -> PyResult<Learnt<'py
         let future = future_class.call((), Some(&keywords))?;
         // With a name: who has none is counted, and a program's first task is Task-1.
         keywords.set_item(intern!(py, "name"), "velodrome")?;
-        let coroutine = py.import("velodrome._loop")?.call_method1("_wait_for", (&future,))?;
+        let coroutine = package.call_method1(intern!(py, "_wait_for"), (&future,))?;
         let task = task_class.call((coroutine,), Some(&keywords))?;
         let step = calls.get_item(0)?;
         step.call0()?;

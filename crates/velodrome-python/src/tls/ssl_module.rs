@@ -21,6 +21,8 @@ use velodrome::tls::{
     libssl::{LibSsl, Ssl, SslContext},
 };
 
+use crate::imports::once;
+
 pub struct SslModule {
     pub want_read_error: Py<PyType>,
     pub syscall_error: Py<PyType>,
@@ -65,7 +67,7 @@ static MODULE: PyOnceLock<SslModule> = PyOnceLock::new();
 
 /// The module. The first call imports it, which fails in a Python without TLS.
 pub fn ssl_module(py: Python<'_>) -> PyResult<&'static SslModule> {
-    MODULE.get_or_try_init(py, || SslModule::new(py))
+    once(py, &MODULE, || SslModule::new(py))
 }
 
 impl SslModule {
