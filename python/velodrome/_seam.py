@@ -1,7 +1,7 @@
 """What `_native` calls in Python: messages, reports and debug mode's handles.
 
-It is imported before a loop sleeps for the first time, with the first transport or listener, or when something of it
-is needed.
+It is imported before a loop sleeps for the first time, with the first transport or listener, or
+when something of it is needed.
 """
 
 import asyncio
