@@ -66,6 +66,9 @@ step "compiles for free-threaded Python" env PYO3_CONFIG_FILE="$PWD/tools/free-t
     cargo check --package velodrome-python --package velodrome-asyncio
 step "compiles with the oldest pyo3" compiles_with_oldest_pyo3
 step "the model knows no Python" model_is_python_free
+for example in set_event_loop echo_protocol; do
+    step "example for Rust programs: $example" cargo run --quiet --package velodrome --example "$example"
+done
 step "Rust tests" cargo test --package velodrome --all-features
 step "documentation of velodrome" env RUSTDOCFLAGS="-D warnings -D rustdoc::broken_intra_doc_links" \
     cargo doc --package velodrome --no-deps --all-features
