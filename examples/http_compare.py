@@ -178,11 +178,18 @@ def how(arguments, cores):
     ]
 
 
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=int, default=3, help="per measurement")
-    parser.add_argument("--rounds", type=int, default=2, help="measurements per loop, taken in turn")
-    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--seconds", type=positive, default=3, help="per measurement")
+    parser.add_argument("--rounds", type=positive, default=2, help="measurements per loop, taken in turn")
+    parser.add_argument("--connections", type=positive, default=32)
     parser.add_argument("--report", type=Path, help="a file for the same as an HTML page")
     arguments = parser.parse_args()
 
