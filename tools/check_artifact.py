@@ -15,14 +15,13 @@ LARGEST = 2_000_000
 LICENCES = {"LICENSE-MIT", "LICENSE-APACHE"}
 
 IN_WHEEL = (
-    r"velodrome/\w+\.pyi?",
-    r"velodrome/py\.typed",
+    r"velodrome/(\w+\.pyi?|py\.typed|children/sitecustomize\.py)",
     r"velodrome/_native\.cpython-3\d+t?-[\w-]+\.so",
     r"velodrome-[^/]+\.dist-info/(METADATA|WHEEL|RECORD|licenses/LICENSE-\w+|sboms/.+\.cyclonedx\.json)",
 )
 IN_SDIST = (
     r"(PKG-INFO|README\.md|CHANGELOG\.md|LICENSE-\w+|pyproject\.toml|Cargo\.(toml|lock))",
-    r"python/velodrome/(\w+\.pyi?|py\.typed)",
+    r"python/velodrome/(\w+\.pyi?|py\.typed|children/sitecustomize\.py)",
     r"crates/[\w-]+/(Cargo\.toml|build\.rs|README\.md|LICENSE-\w+|(src|tests|examples|benches)/.+\.(rs|py))",
 )
 NEEDED_IN_SDIST = {
@@ -53,8 +52,10 @@ def _faults_of_wheel(path):
         native = [name for name in names if name.endswith(".so")]
         if len(native) != 1:
             yield f"{len(native)} extension modules"
-        if "velodrome/py.typed" not in names:
-            yield "no py.typed"
+        # For type checkers; for the Pythons that `python -m velodrome --children` starts.
+        for name in ("py.typed", "children/sitecustomize.py"):
+            if f"velodrome/{name}" not in names:
+                yield f"no {name}"
         for name in native:
             # Where it was built is nobody's concern, and would make each build different.
             if os.fsencode(Path.home() / ".cargo") in wheel.read(name):

@@ -28,6 +28,7 @@ WHEEL = {
     "velodrome/__init__.py": "",
     "velodrome/_native.pyi": "",
     "velodrome/py.typed": "",
+    "velodrome/children/sitecustomize.py": "",
     NATIVE: "ELF",
     "velodrome-0.1.0.dist-info/METADATA": METADATA.format(more=""),
     "velodrome-0.1.0.dist-info/RECORD": "",
