@@ -80,9 +80,7 @@ impl FdWakers {
             if is_ready {
                 half.is_over.set(half.is_over.get() || readiness.hung_up);
                 half.is_ready.set(true);
-                // One by one: what wakes may be foreign code, which may come back here.
-                let waiting = half.waiting.take();
-                waiting.into_iter().for_each(|waiter| wake(waiter.waker));
+                half.wake_all(&mut wake);
             }
         }
     }
@@ -106,6 +104,23 @@ impl Half {
         drop(replaced);
     }
 
+    fn wake_all(&self, wake: &mut impl FnMut(Waker)) {
+        // What wakes may be foreign code, which may come back here.
+        let mut waiting = self.waiting.take();
+        // Mostly there is only one.
+        if let Some(last) = waiting.pop() {
+            if !waiting.is_empty() {
+                waiting.drain(..).for_each(|waiter| wake(waiter.waker));
+            }
+            wake(last.waker);
+            // Its memory is for those who wait next.
+            let mut place = self.waiting.borrow_mut();
+            if place.capacity() == 0 {
+                *place = waiting;
+            }
+        }
+    }
+
     fn take_back(&self, owner: u64) -> Option<Waiter> {
         let mut waiting = self.waiting.borrow_mut();
         let place = waiting.iter().position(|waiter| waiter.owner == owner)?;
@@ -127,7 +142,6 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    #[cold]
     fn wait(&self, waker: &Waker) {
         if self.number.get() == NOBODY {
             self.half.numbers.set(self.half.numbers.get() + 1);
