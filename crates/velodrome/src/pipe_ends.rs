@@ -216,6 +216,7 @@ impl AsFd for PipeWriter {
 }
 
 async_read!(PipeReader);
+async_read!(&PipeReader);
 async_write!(PipeWriter);
 
 fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {

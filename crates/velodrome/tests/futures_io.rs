@@ -104,3 +104,34 @@ fn a_connection_is_copied_line_by_line_and_as_a_whole() {
     })
     .unwrap();
 }
+
+/// Reads lines by one reference to a connection and answers by another one.
+async fn answers_by_reference<S: AsyncRead + AsyncWrite + Unpin + 'static>(one: S, other: S)
+where
+    for<'a> &'a S: AsyncRead + AsyncWrite,
+{
+    let serving = create_task(async move {
+        let mut lines = BufReader::new(&other).lines();
+        while let Some(line) = lines.next().await {
+            (&other).write_all(line.unwrap().to_uppercase().as_bytes()).await.unwrap();
+        }
+        (&other).close().await.unwrap();
+    });
+    (&one).write_all(b"first\nlast").await.unwrap();
+    (&one).close().await.unwrap();
+    let mut answer = String::new();
+    timeout(LONG, (&one).read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, "FIRSTLAST");
+    serving.await.unwrap();
+}
+
+#[test]
+fn references_read_and_write() {
+    run(async {
+        let (one, other) = UnixStream::pair().unwrap();
+        answers_by_reference(one, other).await;
+        let (one, other) = tcp_pair().await;
+        answers_by_reference(one, other).await;
+    })
+    .unwrap();
+}

@@ -41,7 +41,8 @@ pub(crate) const BACKLOG: i32 = 100;
 /// # }).unwrap().unwrap();
 /// ```
 ///
-/// Reading and writing take `&self`: two tasks may share a connection in an `Rc`, one for each direction.
+/// Reading and writing take `&self`: two tasks may share a connection in an `Rc`, one for each direction. A `&TcpStream`
+/// has the traits of `futures-io`, too.
 #[derive(Debug)]
 pub struct TcpStream(ByteStream);
 
@@ -168,7 +169,9 @@ impl AsFd for TcpStream {
 }
 
 crate::io_traits::async_read!(TcpStream);
+crate::io_traits::async_read!(&TcpStream);
 crate::io_traits::async_write!(TcpStream);
+crate::io_traits::async_write!(&TcpStream);
 
 /// A socket that accepts TCP connections.
 ///

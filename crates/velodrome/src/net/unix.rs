@@ -110,7 +110,9 @@ impl AsFd for UnixStream {
 }
 
 crate::io_traits::async_read!(UnixStream);
+crate::io_traits::async_read!(&UnixStream);
 crate::io_traits::async_write!(UnixStream);
+crate::io_traits::async_write!(&UnixStream);
 
 /// A socket that accepts connections at a path of the file system.
 ///
