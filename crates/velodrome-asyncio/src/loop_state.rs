@@ -73,7 +73,7 @@ fn target_of(event_loop: &Bound<'_, PyAny>, accepts_any_loop: bool) -> PyResult<
 fn not_velodromes(event_loop: &Bound<'_, PyAny>) -> PyResult<PyErr> {
     let class = event_loop.get_type().fully_qualified_name()?;
     Ok(PyRuntimeError::new_err(format!(
-        "Rust futures need velodrome's event loop, and the running one is a {class}: run the program \
+        "Rust futures need velodrome's event loop, not {class}: run the program \
          with velodrome.run() or loop_factory=velodrome.new_event_loop"
     )))
 }

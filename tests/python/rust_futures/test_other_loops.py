@@ -22,7 +22,7 @@ async def waits(function, *args):
 
 
 def test_it_is_refused(loop, extension, probes):
-    is_another = f"need velodrome's event loop, and the running one is a .*{type(loop).__name__}"
+    is_another = f"need velodrome's event loop, not .*{type(loop).__name__}"
     with pytest.raises(RuntimeError, match=is_another):
         loop.run_until_complete(waits(extension.sleep, 0.001))
     # Also once the loop has futures of the other kind.
