@@ -16,6 +16,14 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
 import certificates
+
+
+def has_unwinder():
+    with open("/proc/self/maps") as maps:
+        return "libgcc_s" in maps.read()
+
+
+had_unwinder = has_unwinder()  # CPython 3.15 needs it itself
 import velodrome
 
 
@@ -26,6 +34,11 @@ def is_installed(version):
         assert Path(file).parent == package, f"{file} is not in {package}"
     assert (package / "py.typed").exists()
     assert version in (None, velodrome.__version__), f"this is {velodrome.__version__}, not {version}"
+
+
+def needs_no_unwinder():
+    """The import loads none: a loop opens the system's before it sleeps."""
+    assert had_unwinder or not has_unwinder()
 
 
 def tells_of_itself():
@@ -96,6 +109,7 @@ def end_in_the_middle():
 
 def main(version=None):
     is_installed(version)
+    needs_no_unwinder()
     facts = tells_of_itself()
     velodrome.run(exchange())
     with tempfile.TemporaryDirectory() as folder:

@@ -18,8 +18,7 @@ emulated=$(tools/pythons.sh "$version-aarch64")
 printf '\n== wheel for Python %s, aarch64\n' "$version"
 work=$PWD/target/aarch64
 rm -rf "$work"
-# libgcc_s is among what the interpreter was unpacked with.
-wheel=$(LIBGCC_S=${emulated%/*}/usr/lib/aarch64-linux-gnu/libgcc_s.so.1 tools/wheel.sh "$target" "$version" "$work")
+wheel=$(tools/wheel.sh "$target" "$version" "$work")
 
 printf '\n== at work, in qemu\n'
 # By this machine's pip, which cannot run there.

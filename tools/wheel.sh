@@ -6,7 +6,7 @@
 # TARGET is rustc's name of a Linux with glibc, PYTHON an interpreter, or for another machine than
 # this one a version; the wheel lands in FOLDER. zig links it against glibc 2.17, the oldest that
 # Rust's standard library runs on (manylinux2014). The environment variable PYTHON chooses what the
-# tools run on, see python.sh; LIBGCC_S is TARGET's libgcc_s.so.1, by default that of `cc`.
+# tools run on, see python.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,13 +16,8 @@ bin=${tools%/python}
 new=$PWD/target/wheels/new
 rm -rf "$new"; mkdir -p "$new" "$folder"
 
-# zig would link an unwinder of its own into it. But when an interpreter up to 3.13 ends, pthread_exit unwinds
-# the stacks of daemon threads by libgcc_s, and the frames of Rust have to understand that one.
-libgcc_s=${LIBGCC_S:-$(cc -print-file-name=libgcc_s.so.1)}
-
 # What is built does not depend on where: neither on this folder nor on cargo's.
 options=(${RUSTFLAGS:-} "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" "--remap-path-prefix=$PWD=/velodrome")
-options+=("-Clink-arg=$libgcc_s")
 encoded=$(IFS=$'\x1f'; printf '%s' "${options[*]}")
 
 # All in one target folder: cargo keeps what does not depend on the Python.
