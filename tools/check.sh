@@ -79,4 +79,5 @@ step "Rust tests, load generator" cargo test "${loadgen[@]}"
 step "types, as programs see them" tools/types.sh
 step "the benchmark notices wrong answers" "$PYO3_PYTHON" -m unittest discover -s benches
 step "workflows" workflows_are_valid
+step "licences of what is linked" "$PYO3_PYTHON" tools/third_party.py --check
 step "the tools do what they say; each public item of velodrome has an example" "$PYO3_PYTHON" -m unittest discover -s tests/tools

@@ -12,15 +12,16 @@ from email.parser import BytesParser
 from pathlib import Path
 
 LARGEST = 2_000_000
-LICENCES = {"LICENSE-MIT", "LICENSE-APACHE"}
+# velodrome's own, and those of the crates that are linked into it.
+LICENCES = {"LICENSE-MIT", "LICENSE-APACHE", "THIRD-PARTY-LICENSES"}
 
 IN_WHEEL = (
     r"velodrome/(\w+\.pyi?|py\.typed|children/sitecustomize\.py)",
     r"velodrome/_native\.cpython-3\d+t?-[\w-]+\.so",
-    r"velodrome-[^/]+\.dist-info/(METADATA|WHEEL|RECORD|licenses/LICENSE-\w+|sboms/.+\.cyclonedx\.json)",
+    r"velodrome-[^/]+\.dist-info/(METADATA|WHEEL|RECORD|licenses/[A-Z-]+|sboms/.+\.cyclonedx\.json)",
 )
 IN_SDIST = (
-    r"(PKG-INFO|README\.md|CHANGELOG\.md|LICENSE-\w+|pyproject\.toml|Cargo\.(toml|lock))",
+    r"(PKG-INFO|README\.md|CHANGELOG\.md|LICENSE-\w+|THIRD-PARTY-LICENSES|pyproject\.toml|Cargo\.(toml|lock))",
     r"python/velodrome/(\w+\.pyi?|py\.typed|children/sitecustomize\.py)",
     r"crates/[\w-]+/(Cargo\.toml|build\.rs|README\.md|LICENSE-\w+|(src|tests|examples|benches)/.+\.(rs|py))",
 )
@@ -60,6 +61,9 @@ def _faults_of_wheel(path):
             # Where it was built is nobody's concern, and would make each build different.
             if os.fsencode(Path.home() / ".cargo") in wheel.read(name):
                 yield f"{name} names the home folder"
+        for licence in sorted(LICENCES):
+            if not any(name.endswith(f".dist-info/licenses/{licence}") for name in names):
+                yield f"no {licence}"
         metadata = [name for name in names if name.endswith(".dist-info/METADATA")]
         if len(metadata) != 1:
             yield "no metadata"

@@ -18,6 +18,7 @@ Summary: A loop
 License-Expression: MIT
 License-File: LICENSE-MIT
 License-File: LICENSE-APACHE
+License-File: THIRD-PARTY-LICENSES
 Requires-Python: >=3.11
 Description-Content-Type: text/markdown
 {more}
@@ -32,7 +33,7 @@ WHEEL = {
     NATIVE: "ELF",
     "velodrome-0.1.0.dist-info/METADATA": METADATA.format(more=""),
     "velodrome-0.1.0.dist-info/RECORD": "",
-    "velodrome-0.1.0.dist-info/licenses/LICENSE-MIT": "",
+    **{f"velodrome-0.1.0.dist-info/licenses/{name}": "" for name in check_artifact.LICENCES},
 }
 SDIST = dict.fromkeys(check_artifact.NEEDED_IN_SDIST, "") | {
     "PKG-INFO": METADATA.format(more=""),
@@ -80,6 +81,11 @@ class Artifacts(unittest.TestCase):
         text = METADATA.format(more="").replace("License-File: LICENSE-MIT\n", "")
         found = self.faults_of_wheel(WHEEL | {"velodrome-0.1.0.dist-info/METADATA": text})
         self.assertEqual(found, ["its metadata does not name LICENSE-MIT"])
+
+    def test_licences_are_there(self):
+        for licence in check_artifact.LICENCES:
+            files = {name: content for name, content in WHEEL.items() if not name.endswith(f"/{licence}")}
+            self.assertEqual(self.faults_of_wheel(files), [f"no {licence}"])
 
     def test_one_extension_module(self):
         self.assertEqual(self.faults_of_wheel({n: c for n, c in WHEEL.items() if n != NATIVE}), ["0 extension modules"])
