@@ -21,6 +21,12 @@ class Workflows(unittest.TestCase):
         for goal in goals:
             make(goal)
 
+    def test_all_of_make_test_is_done(self):
+        """And so what .ci/run does: make test on one Python, its test-python on others."""
+        (goals,) = re.findall(r"^test: (.+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        done = set(re.findall(r"\brun: make ([a-z][\w-]*)", WORKFLOWS["ci.yml"]))
+        self.assertLessEqual(set(goals.split()), done)
+
     def test_wheels_are_for_the_pythons_of_make_wheels(self):
         _, *usual = make("wheels").split()
         for name in ("ci.yml", "release.yml"):
@@ -33,6 +39,12 @@ class Workflows(unittest.TestCase):
         _, *usual = make("wheels").split()
         (tested,) = re.findall(r"python: \[(.+)\]", WORKFLOWS["ci.yml"])
         self.assertEqual(re.findall(r'"(.+?)"', tested), usual)
+
+    def test_each_python_of_ci_run_is_tested(self):
+        (pythons,) = re.findall(r'PYTHONS="default (.+)"', (ROOT / ".ci" / "run").read_text())
+        (tested,) = re.findall(r"python: \[(.+)\]", WORKFLOWS["ci.yml"])
+        tested = re.findall(r'"(.+?)"', tested) + re.findall(r"make test-python PYTHON=(3\.\S+)", WORKFLOWS["ci.yml"])
+        self.assertLessEqual(set(pythons.split()), set(tested))
 
 
 if __name__ == "__main__":
