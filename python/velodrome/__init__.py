@@ -61,17 +61,20 @@ def run(
         return runner.run(main)
 
 
-def __getattr__(name: str) -> "_typing.Any":
-    # asyncio's policies are deprecated since 3.14 and end with 3.16: touching them warns, so it
-    # happens only for those who ask.
-    if name in __all__:
-        from . import _policy
+# To type checkers each name would be one of its.
+if not TYPE_CHECKING:
 
-        return getattr(_policy, name)
-    message = f"module {__name__!r} has no attribute {name!r}"
-    if name in ("EventLoopPolicy", "install", "uninstall"):
-        message += (
-            ", as event loop policies ended with Python 3.16; use velodrome.run(main()) or "
-            "asyncio.run(main(), loop_factory=velodrome.new_event_loop)"
-        )
-    raise AttributeError(message)
+    def __getattr__(name):
+        # asyncio's policies are deprecated since 3.14 and end with 3.16: touching them warns, so it
+        # happens only for those who ask.
+        if name in __all__:
+            from . import _policy
+
+            return getattr(_policy, name)
+        message = f"module {__name__!r} has no attribute {name!r}"
+        if name in ("EventLoopPolicy", "install", "uninstall"):
+            message += (
+                ", as event loop policies ended with Python 3.16; use velodrome.run(main()) or "
+                "asyncio.run(main(), loop_factory=velodrome.new_event_loop)"
+            )
+        raise AttributeError(message)

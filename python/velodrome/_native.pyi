@@ -5,7 +5,7 @@ import contextvars
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from typing import Any, Final, NoReturn, TypeVar, final, type_check_only
+from typing import Any, Final, NoReturn, Self, TypeVar, final, type_check_only
 
 from typing_extensions import TypeVarTuple, Unpack, disjoint_base
 
@@ -40,7 +40,7 @@ _Descriptor = int | Any
 
 @disjoint_base
 class Loop:
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Loop: ...
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def run_forever(self) -> None: ...
     def stop(self) -> None: ...
     def is_running(self) -> bool: ...

@@ -66,6 +66,28 @@ async def methods(loop: velodrome.Loop) -> None:
 factory: Callable[[], asyncio.AbstractEventLoop] = velodrome.new_event_loop
 loop: velodrome.Loop = velodrome.new_event_loop()
 abstract: asyncio.AbstractEventLoop = loop
+by_class: Callable[[], asyncio.AbstractEventLoop] = velodrome.Loop
+
+
+class Derived(velodrome.Loop):
+    def answer(self) -> int:
+        return 42
+
+
+derived: Callable[[], asyncio.AbstractEventLoop] = Derived
+
+
+def mistakes(loop: velodrome.Loop) -> None:
+    """Both complain of a comment that silences nothing, too."""
+    print(velodrome.no_such_name)  # type: ignore
+    loop.no_such_name()  # type: ignore
+    velodrome.Loop(42)  # type: ignore
+    loop.call_soon()  # type: ignore
+    loop.call_later("soon", print)  # type: ignore
+    loop.add_reader(0)  # type: ignore
+    len(velodrome.run(add(1, 2)))  # type: ignore
+    velodrome.run(42)  # type: ignore
+
 
 total: int = loop.run_until_complete(add(1, 2))
 called: list[str] = []
@@ -82,6 +104,8 @@ sum_of_run: int = velodrome.run(add(3, 4))
 sum_in_debug: int = velodrome.run(add(3, 4), debug=True)
 sum_elsewhere: int = velodrome.run(add(3, 4), loop_factory=asyncio.SelectorEventLoop)
 
+with asyncio.Runner(loop_factory=Derived) as runner:
+    assert runner.get_loop().time() > 0
 with asyncio.Runner(loop_factory=velodrome.new_event_loop) as runner:
     sum_of_runner: int = runner.run(add(5, 6))
 
