@@ -24,6 +24,12 @@ encoded=$(IFS=$'\x1f'; printf '%s' "${options[*]}")
 PATH=$bin:$PATH env -u CONDA_PREFIX -u VIRTUAL_ENV CARGO_TARGET_DIR="$PWD/target/wheels" CARGO_ENCODED_RUSTFLAGS="$encoded" \
     "$bin/maturin" build --release --locked --strip --zig --compatibility manylinux2014 \
     --target "$target" --interpreter "$interpreter" --out "$new" >&2
+
+# The bill of materials names velodrome's own crates by where they are.
+"$bin/wheel" unpack --dest "$new/unpacked" "$new"/*.whl >&2
+sed -i "s#path+file://$PWD/#path+file:///velodrome/#g" "$new"/unpacked/*/*.dist-info/sboms/*.json
+rm "$new"/*.whl
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-315532800} "$bin/wheel" pack --dest-dir "$new" "$new"/unpacked/* >&2
 wheel=$(echo "$new"/*.whl)
 
 "$tools" tools/check_artifact.py "$wheel"

@@ -93,8 +93,10 @@ class Artifacts(unittest.TestCase):
         self.assertEqual(self.faults_of_wheel(WHEEL | {other: "ELF"}), ["2 extension modules"])
 
     def test_no_place_where_it_was_built(self):
-        found = self.faults_of_wheel(WHEEL | {NATIVE: f"ELF {Path.home()}/.cargo/lib.rs"})
-        self.assertEqual(found, [f"{NATIVE} names the home folder"])
+        for place in (Path.home() / ".cargo", Path(check_artifact.__file__).parents[1]):
+            for name in (NATIVE, "velodrome-0.1.0.dist-info/sboms/velodrome-python.cyclonedx.json"):
+                found = self.faults_of_wheel(WHEEL | {name: f"path+file://{place}/src/lib.rs"})
+                self.assertEqual(found, [f"{name} names {place}"])
 
     def test_nothing_strange(self):
         for name in ("velodrome/__pycache__/_loop.cpython-313.pyc", "tests/test_loop.py", "velodrome/notes.txt"):
