@@ -381,12 +381,10 @@ def test_the_first_loop_of_a_process_disturbs_no_task_of_another(running):
 
 
 def test_nothing_is_loaded_that_only_a_panic_needs():
-    code = """
-    new_event_loop().close()
-    with open("/proc/self/maps") as maps:
-        print("libgcc_s" in maps.read())
-    """
-    assert run_child("velodrome", code).stdout == "False\n"
+    look = """with open("/proc/self/maps") as maps: print("libgcc_s" in maps.read())"""
+    if run_child("asyncio", look).stdout == "True\n":
+        pytest.skip("the interpreter needs it itself, as that of 3.15")
+    assert run_child("velodrome", "new_event_loop().close()\n" + look).stdout == "False\n"
 
 
 def test_loops_of_a_package_that_left_the_modules_work():
