@@ -1,4 +1,4 @@
-"""Gives the worker in tasks.py one task until it is done: what is published before a worker listens is lost."""
+"""Gives the workers in tasks.py one task until two have done it: what is published before one listens, it misses."""
 
 import asyncio
 from pathlib import Path
@@ -8,12 +8,13 @@ from tasks import add, broker
 
 async def main():
     await broker.startup()
-    answer = Path("answer")
-    while not answer.exists():
-        await add.kiq(2, 40, str(answer.absolute()))
+    folder = Path("answers").absolute()
+    folder.mkdir()
+    while len(answers := list(folder.glob("*.json"))) < 2:
+        await add.kiq(2, 40, str(folder))
         await asyncio.sleep(0.05)
     await broker.shutdown()
-    print(answer.read_text())
+    print(*[answer.read_text() for answer in answers], sep="\n")
 
 
 asyncio.run(main())

@@ -11,8 +11,9 @@ broker = ZeroMQBroker(*[f"tcp://127.0.0.1:{os.environ['BROKER_PORT']}"] * 2)
 
 
 @broker.task
-async def add(left, right, answer):
-    # ZeroMQ publishes: each worker does the task, at the same time, and the last answer stays.
-    unfinished = Path(f"{answer}.{os.getpid()}")
+async def add(left, right, answers):
+    # ZeroMQ publishes: each process does the task, at the same time.
+    answer = Path(answers, f"{os.getpid()}.json")
+    unfinished = answer.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(which_loop() | {"sum": left + right}))
     unfinished.rename(answer)
