@@ -106,7 +106,8 @@ def profile(tmp_path):
 
 def ask_kernel(folder, profile, cells):
     """Start a kernel as Jupyter does, and run cells in it; what each gave."""
-    manager = KernelManager(kernel_name="python3")
+    # By Unix sockets: a port that it has found to be free may be another's when the kernel binds it.
+    manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(folder / "kernel"))
     manager.start_kernel(
         cwd=folder, env=environment(IPYTHONDIR=str(profile.parent), PYTHONPATH=str(folder), JUPYTER_PLATFORM_DIRS="1")
     )
