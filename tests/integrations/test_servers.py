@@ -14,6 +14,7 @@ COMMANDS = {
     "uvicorn": f"{UVICORN} --port {{port}}",
     "uvicorn, several processes": f"{UVICORN} --port {{port}} --workers 2",
     "uvicorn, reloading": f"{UVICORN} --port {{port}} --reload",
+    "uvicorn, FastAPI": f"{UVICORN.replace('app:app', 'fast_app:app')} --port {{port}}",
     "gunicorn": SERVERS.command("velodrome.gunicorn.Worker") + " -b 127.0.0.1:{port}",
     "gunicorn, its own worker": SERVERS.command("gunicorn -k asgi") + " -b 127.0.0.1:{port}",
     "gunicorn, aiohttp's worker": SERVERS.command("aiohttp.GunicornWebWorker") + " -b 127.0.0.1:{port}",
