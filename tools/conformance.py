@@ -61,6 +61,8 @@ def main():
         tests = ", ".join(f"`{test}`" for test in exclusion["tests"])
         since, until = exclusion.get("since"), exclusion.get("until")
         pythons = " ".join(filter(None, [since and f"from {since}", until and f"to {until}"])) or "all"
+        if since and since == until:
+            pythons = since
         print(f"| {tests} | {pythons} | {exclusion['reason']} | {exclusion['why']} |")
 
 
