@@ -207,9 +207,9 @@ def count_of_winners(comparison):
     behind = [metric.title for metric in METRICS if comparison.winner(metric) == "asyncio"]
     ahead = winners.count("velodrome")
     unclear = len(winners) - ahead - len(behind)
-    said = f"Of the {len(METRICS)} numbers below, {ahead} are better with velodrome, {len(behind)} with asyncio"
+    said = f"Of the {len(METRICS)} numbers below, velodrome is better in {ahead}, asyncio in {len(behind)}"
     said += f" ({'; '.join(behind)})" if behind else ""
-    return f"{said}, and {unclear} show no clear difference."
+    return f"{said}, and neither clearly in {unclear}."
 
 
 def bars(comparison, metric, title):

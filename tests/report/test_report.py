@@ -79,7 +79,7 @@ def test_rounds_are_taken_together_and_shown_each():
 def test_a_loss_is_called_one():
     seen = read(MEASUREMENTS["asyncio ahead"])
     assert {row[-1] for row in rows_of(MEASUREMENTS["asyncio ahead"]).values()} == {"asyncio"}
-    assert "0 are better with velodrome, 7 with asyncio (requests per second; " in seen.text
+    assert "velodrome is better in 0, asyncio in 7 (requests per second; " in seen.text
     assert "velodrome served 0.48 times the requests for 2.47 times the CPU each" in seen.text
     assert "More is better. Here: asyncio is better." in seen.text
 
