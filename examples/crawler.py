@@ -7,6 +7,7 @@ Without an address it crawls a small site of its own on loopback. Needs the pack
 
 import argparse
 import asyncio
+import contextlib
 import html.parser
 import urllib.parse
 
@@ -58,9 +59,10 @@ class Crawler:
             return
         self.answers[address] = status
         for link in Links(text).found:
-            target = urllib.parse.urljoin(address, link)
-            if urllib.parse.urlsplit(target)[:2] == urllib.parse.urlsplit(address)[:2]:
-                self.visit(target)
+            with contextlib.suppress(ValueError):  # what is no address leads nowhere
+                target = urllib.parse.urljoin(address, link)
+                if urllib.parse.urlsplit(target)[:2] == urllib.parse.urlsplit(address)[:2]:
+                    self.visit(target)
 
     async def get(self, address):
         async with self.session.get(address, allow_redirects=False) as response:
@@ -77,9 +79,9 @@ async def crawl_and_print(arguments, address):
 
 
 async def serve_page(request):
-    """Page N links to the pages 2N and 2N+1, up to 15, and to one that is not there."""
+    """Page N links to the pages 2N and 2N+1, up to 15; those that are not there make way for two broken links."""
     number = int(request.match_info["number"])
-    links = [f"/{child}" for child in (2 * number, 2 * number + 1) if child < 16] or ["/missing"]
+    links = [f"/{child}" for child in (2 * number, 2 * number + 1) if child < 16] or ["/missing", "http://["]
     text = "".join(f'<a href="{link}">on</a>' for link in links)
     return aiohttp.web.Response(text=text, content_type="text/html")
 
