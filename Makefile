@@ -5,6 +5,8 @@
 PYTHON ?=
 # What test-all goes through.
 PYTHONS ?= 3.11 3.12 3.13 3.14 3.15 3.14d
+# ... how many at once: most tests use one core, and some wait.
+JOBS ?= 2
 # What make wheels makes a wheel for.
 WHEELS ?= 3.11 3.12 3.13 3.14 3.15
 # ... and make aarch64, on another machine.
@@ -24,17 +26,18 @@ export PYTHON
 .DEFAULT_GOAL := help
 # The steps of one goal share target folders and both cores: one after the other.
 .NOTPARALLEL:
-.PHONY: help run build test test-python test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates wheels aarch64 docs test-integrations clean
+.PHONY: help run build test test-python test-built test-report test-all conformance asan soak test-ecosystem check fmt bench bench-quick bench-all bench-page bench-rust pgo crates wheels aarch64 docs test-integrations clean
 
 help:
 	@echo 'make run           build velodrome and show it at work (under five minutes)'
 	@echo 'make test          everything that must pass, on one interpreter'
-	@echo 'make test-all      the same on each of PYTHONS="$(PYTHONS)"'
+	@echo 'make test-all      the same, and its Python part on each of PYTHONS="$(PYTHONS)", JOBS=$(JOBS) at once'
 	@echo 'make docs          the documentation as a site: target/site'
 	@echo 'make conformance   CPython'"'"'s tests on both loops, side by side: docs/conformance.md'
 	@echo 'make asan          the Python tests with AddressSanitizer in the extension'
 	@echo 'make test-ecosystem  the suites of projects that use asyncio, on both loops: docs/ecosystem.md'
 	@echo 'make check         the part of make test that needs no build: format, clippy, Rust tests'
+	@echo 'make test-built    the rest of make test, which needs one'
 	@echo 'make test-python   the Python part of make test'
 	@echo 'make test-report   the part of make test that looks at the page of make run, in Chromium'
 	@echo 'make test-integrations  servers and tools, each started as docs/servers.md and docs/tools.md say'
@@ -59,7 +62,9 @@ run:
 build:
 	@tools/build.sh
 
-test: check test-python test-report test-integrations docs
+test: check test-built
+
+test-built: test-python test-report test-integrations docs
 
 test-python:
 	@tools/test-python.sh
@@ -71,7 +76,7 @@ test-integrations:
 	@tools/test-integrations.sh
 
 test-all:
-	@tools/test-all.sh $(PYTHONS)
+	@JOBS=$(JOBS) tools/test-all.sh $(PYTHONS)
 
 docs:
 	@tools/docs.sh
