@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 
 import pytest
 from checker import LARGE, SMALL_BUFFER, BufferedRecorder, EofKeeper, Recorder, fill, polled, receive_exactly
@@ -42,6 +43,66 @@ async def test_much_data_arrives_complete(loop, stream):
     _, protocol, peer = await stream(Recorder())
     _, received = await asyncio.gather(loop.sock_sendall(peer, LARGE), protocol.received(len(LARGE)))
     assert received == LARGE
+
+
+class Pieces(Recorder):
+    """Keeps what came as it came."""
+
+    def __init__(self):
+        super().__init__()
+        self.pieces = []
+
+    def data_received(self, data):
+        assert type(data) is bytes
+        assert 0 < len(data) <= 262_144
+        self.pieces.append(data)
+        super().data_received(data)
+
+
+# Growing, shrinking, again and again the same: what was read last says nothing of what comes next.
+SIZES = [100, 50_000, 50_000, 200_000, 32_768, 1, 262_144, 262_144, 40_000, 40_001, 39_999, 600_000, 7]
+
+
+async def test_pieces_of_changing_sizes_arrive_complete(loop, stream):
+    transport, protocol, peer = await stream(Pieces())
+    for sock in (peer, transport.get_extra_info("socket")):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    sent = b""
+    for number, size in enumerate(SIZES):
+        piece = bytes([number]) * size
+        sent += piece
+        transport.pause_reading()
+        sending = asyncio.ensure_future(loop.sock_sendall(peer, piece))
+        await polled(loop)
+        transport.resume_reading()
+        assert await protocol.received(len(sent)) == sent
+        await sending
+    assert b"".join(protocol.pieces) == sent
+    assert max(map(len, protocol.pieces)) > 65_536
+
+
+@pytest.mark.parametrize("size", [50_000, 262_144])
+async def test_the_end_comes_after_a_large_piece(loop, stream, size):
+    _, protocol, peer = await stream(Pieces())
+    for count in (1, 2):
+        await loop.sock_sendall(peer, LARGE[:size])
+        await protocol.received(count * size)
+    peer.close()
+    assert await protocol.lost is None
+    assert protocol.data == 2 * LARGE[:size]
+
+
+async def test_a_reset_comes_after_a_large_piece(loop, stream):
+    _, protocol, peer = await stream(Pieces())
+    for count in (1, 2):
+        await loop.sock_sendall(peer, LARGE[:50_000])
+        await protocol.received(count * 50_000)
+    if peer.family == socket.AF_UNIX:
+        pytest.skip("Unix sockets are not reset by lingering")
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    assert type(await protocol.lost) is ConnectionResetError
 
 
 async def test_much_data_arrives_complete_in_a_buffer_of_the_protocol(loop, stream):
