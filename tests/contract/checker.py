@@ -80,6 +80,20 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
         self.note("buffer_updated")
 
 
+class Pieces(Recorder):
+    """Keeps what came at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.pieces = []
+
+    def data_received(self, data):
+        assert type(data) is bytes
+        assert 0 < len(data) <= 262_144
+        self.pieces.append(data)
+        super().data_received(data)
+
+
 class EofKeeper(Recorder):
     """Stays open, to write, after the peer has finished."""
 

@@ -5,7 +5,7 @@ import socket
 import struct
 
 import pytest
-from checker import LARGE, SMALL_BUFFER, BufferedRecorder, EofKeeper, Recorder, fill, polled, receive_exactly
+from checker import LARGE, SMALL_BUFFER, BufferedRecorder, EofKeeper, Pieces, Recorder, fill, polled, receive_exactly
 
 # --- reading --------------------------------------------------------------------------------------
 
@@ -43,20 +43,6 @@ async def test_much_data_arrives_complete(loop, stream):
     _, protocol, peer = await stream(Recorder())
     _, received = await asyncio.gather(loop.sock_sendall(peer, LARGE), protocol.received(len(LARGE)))
     assert received == LARGE
-
-
-class Pieces(Recorder):
-    """Keeps what came as it came."""
-
-    def __init__(self):
-        super().__init__()
-        self.pieces = []
-
-    def data_received(self, data):
-        assert type(data) is bytes
-        assert 0 < len(data) <= 262_144
-        self.pieces.append(data)
-        super().data_received(data)
 
 
 # Growing, shrinking, again and again the same: what was read last says nothing of what comes next.

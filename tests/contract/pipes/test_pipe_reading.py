@@ -7,23 +7,10 @@ import logging
 import os
 
 import pytest
-from checker import Recorder, polled
+from checker import Pieces, Recorder, polled
 from pipe_checker import WHO, Contextual
 
 F_SETPIPE_SZ = 1031  # fcntl has the name from Python 3.10 on, where the C library has it
-
-
-class Sizes(Recorder):
-    """Writes down how much came at a time."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes = []
-
-    def data_received(self, data):
-        assert type(data) is bytes
-        self.sizes.append(len(data))
-        super().data_received(data)
 
 
 # --- what is delivered ----------------------------------------------------------------------------
@@ -37,9 +24,9 @@ async def test_a_read_takes_at_most_256_kib(loop, opened):
         pytest.skip("large pipes are not allowed here")
     payload = os.urandom(300_000)
     assert writer.write(payload) == len(payload)
-    transport, protocol = await loop.connect_read_pipe(Sizes, reader)
+    transport, protocol = await loop.connect_read_pipe(Pieces, reader)
     assert await protocol.received(len(payload)) == payload
-    assert protocol.sizes == [262_144, len(payload) - 262_144]
+    assert [len(piece) for piece in protocol.pieces] == [262_144, len(payload) - 262_144]
     transport.close()
     await protocol.lost
 
