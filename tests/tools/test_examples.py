@@ -12,8 +12,8 @@ SOURCES = Path(__file__).parents[2] / "crates" / "velodrome" / "src"
 
 # The model beneath: public for the crates that drive it, whose callers are not programs. See docs/rust.md.
 MODEL = set(
-    "client datagram driver engine executor inbox life pipe poller process registry server signal stream timer tls"
-    " waker".split()
+    "client crowd datagram driver engine executor inbox life pipe poller process registry server signal stream timer"
+    " tls waker".split()
 )
 # And these, which stand in other files.
 OF_MODEL = {"FdWakers", "Step", "Woken", "Errno", "Result", "is_retry", "SEND_FLAGS", "set_nodelay", "local_address"}

@@ -93,7 +93,7 @@ impl Host<PyKind> for PyHost<'_, '_> {
         Ok(None)
     }
 
-    fn batch_done(&self) -> PyResult<()> {
+    fn send_held(&self) -> PyResult<()> {
         self.event_loop.get().flush_deferred(self.event_loop.py())
     }
 }

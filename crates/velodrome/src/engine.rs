@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     Clock, Errno, Result,
+    crowd::{Crowd, WriteTurn},
     inbox::Inbox,
     poller::{Events, PRECISE_BELOW_NS, Poller, Readiness, Token},
     process::Process,
@@ -66,8 +67,9 @@ pub trait Host<K: Kind> {
         Ok(None)
     }
 
-    /// After each batch, also one that an error ended.
-    fn batch_done(&self) -> Result<(), Self::Exit>;
+    /// What was written and held back goes out: after each batch, also one that an error ended, and in the middle of
+    /// those in which many write.
+    fn send_held(&self) -> Result<(), Self::Exit>;
 }
 
 /// Turns the readiness of a descriptor into callbacks.
@@ -119,6 +121,7 @@ pub struct Engine<K: Kind> {
     /// Counts batches; what happens under one number happens in one turn.
     turn: Cell<u64>,
     in_batch: Cell<bool>,
+    crowd: Crowd,
     ticks_without_poll: Cell<u32>,
     /// Between [`TICKS_WITHOUT_POLL`] and [`MAX_TICKS_WITHOUT_POLL`].
     ticks_allowed: Cell<u32>,
@@ -155,6 +158,7 @@ impl<K: Kind> Engine<K> {
             stopping: Cell::new(false),
             turn: Cell::new(0),
             in_batch: Cell::new(false),
+            crowd: Crowd::default(),
             ticks_without_poll: Cell::new(0),
             ticks_allowed: Cell::new(TICKS_WITHOUT_POLL),
             last_poll_ns: Cell::new(0),
@@ -192,9 +196,11 @@ impl<K: Kind> Engine<K> {
         self.set_clock(host)?;
         self.take_due_timers();
         self.in_batch.set(true);
+        let batch_began_ns = self.last_poll_ns.get();
         let result = self.run_batch(host);
         self.in_batch.set(false);
-        let done = host.batch_done();
+        let done = host.send_held();
+        self.crowd.batch_done(|| self.clock.now_ns() - batch_began_ns);
         result.and(done)
     }
 
@@ -216,7 +222,11 @@ impl<K: Kind> Engine<K> {
         let batch = self.ready.borrow().len();
         for _ in 0..batch {
             let Some(callback) = self.ready.borrow_mut().pop_front() else { break };
+            self.crowd.next_callback();
             host.call(callback)?;
+            if self.crowd.must_send() {
+                host.send_held()?;
+            }
         }
         Ok(())
     }
@@ -471,9 +481,12 @@ impl<K: Kind> Engine<K> {
     /// The number of the turn that something is written in, as [`Engine::turn`] tells it. Whoever reads
     /// it may be here, so the next tick polls.
     #[inline]
-    pub fn turn_of_write(&self) -> Option<u64> {
+    pub fn turn_of_write(&self) -> Option<WriteTurn> {
         self.reactor.touch();
-        self.turn()
+        self.turn().map(|number| {
+            self.crowd.note_write();
+            WriteTurn { number, is_crowded: self.crowd.is_crowded() }
+        })
     }
 
     pub fn reactor(&self) -> &Reactor<K::Source> {

@@ -168,7 +168,7 @@ impl Host<Closures> for Inner {
         Ok(())
     }
 
-    fn batch_done(&self) -> Result<(), Error> {
+    fn send_held(&self) -> Result<(), Error> {
         self.endpoints.flush_deferred();
         Ok(())
     }
@@ -188,7 +188,7 @@ impl Inner {
     }
 
     /// The turn that something is written in: see [`Engine::turn_of_write`].
-    pub fn turn_of_write(&self) -> Option<u64> {
+    pub fn turn_of_write(&self) -> Option<crate::crowd::WriteTurn> {
         self.engine.turn_of_write()
     }
 

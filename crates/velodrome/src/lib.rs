@@ -70,6 +70,8 @@
 pub mod client;
 #[forbid(unsafe_code)]
 pub mod clock;
+#[forbid(unsafe_code)]
+pub mod crowd;
 pub mod datagram;
 #[forbid(unsafe_code)]
 pub mod driver;

@@ -56,6 +56,7 @@ pub use write_buffer::WriteBuffer;
 
 use crate::{
     Result,
+    crowd::WriteTurn,
     error::is_retry,
     life::{Closed, Life, Phase},
     poller::Interest,
@@ -241,7 +242,7 @@ impl<B: AsRef<[u8]>, C: Channel> Stream<B, C> {
     pub fn write(
         &self,
         fd: BorrowedFd<'_>,
-        turn: Option<u64>,
+        turn: Option<WriteTurn>,
         data: &[u8],
         keep: impl FnOnce(usize) -> B,
     ) -> Result<Written> {
@@ -351,6 +352,7 @@ mod tests {
     }
 
     fn write(stream: &Stream<Vec<u8>>, fd: &UnixStream, turn: Option<u64>, data: &[u8]) -> Written {
+        let turn = turn.map(|number| WriteTurn { number, is_crowded: false });
         stream.write(fd.as_fd(), turn, data, |from| data[from..].to_vec()).unwrap()
     }
 

@@ -150,7 +150,7 @@ impl Host<Closures> for Program {
         Ok(())
     }
 
-    fn batch_done(&self) -> Result<(), &'static str> {
+    fn send_held(&self) -> Result<(), &'static str> {
         self.batches.set(self.batches.get() + 1);
         Ok(())
     }

@@ -10,6 +10,7 @@ use pyo3::{
 };
 use velodrome::{
     Errno,
+    crowd::WriteTurn,
     life::Phase,
     stream::{Flushed, Joining, Written},
 };
@@ -64,7 +65,7 @@ impl StreamTransport {
     fn write_in_turn(
         slf: &Bound<'_, Self>,
         inner: &Inner,
-        turn: Option<u64>,
+        turn: Option<WriteTurn>,
         data: &[u8],
         keep: impl FnOnce(usize) -> Chunk,
     ) -> PyResult<()> {

@@ -4,9 +4,11 @@
 //! gain there is. But a program may rely on `write` trying the socket at once (write, then block
 //! on the peer in the same callback). So a stream learns: its writes go out at once until a turn
 //! in which it wrote twice; from then on the first write of a turn waits for the end of the
-//! batch; a turn with a single write unlearns it.
+//! batch; a turn with a single write unlearns it. In a crowd ([`crate::crowd`]) all writes wait.
 
 use std::cell::Cell;
+
+use crate::crowd::WriteTurn;
 
 #[derive(Debug)]
 pub struct Joining {
@@ -33,9 +35,9 @@ impl Joining {
 
     /// Counts a write; true if it may be held back.
     #[inline]
-    pub fn note_write(&self, turn: Option<u64>) -> bool {
+    pub fn note_write(&self, turn: Option<WriteTurn>) -> bool {
         let Some(turn) = turn else { return false };
-        if self.turn.replace(turn) == turn {
+        if self.turn.replace(turn.number) == turn.number {
             self.writes_in_turn.set(self.writes_in_turn.get().saturating_add(1));
         } else {
             match self.writes_in_turn.replace(1) {
@@ -44,6 +46,6 @@ impl Joining {
                 _ => self.joined.set(self.enabled),
             }
         }
-        self.joined.get()
+        self.joined.get() || turn.is_crowded && self.enabled
     }
 }
