@@ -116,6 +116,18 @@ async def test_writing_does_not_pause_while_the_system_takes_everything(loop, tl
     assert protocol.calls == ["connection_made"]
 
 
+@pytest.mark.parametrize("high", [1000, 100_000])
+async def test_joined_writes_do_not_pause_while_the_system_takes_everything(loop, tls_stream, high):
+    transport, protocol, peer = await tls_stream(Recorder())
+    transport.set_write_buffer_limits(high=high)
+    for _ in range(5):
+        for _ in range(3):
+            transport.write(bytes(600))
+        await asyncio.sleep(0)
+        assert await peer.receive_exactly(1800) == bytes(1800)
+    assert protocol.calls == ["connection_made"]
+
+
 async def test_writing_does_not_resume_after_the_end(loop, tls_stream):
     transport, protocol, _ = await tls_stream(Recorder(), receive_buffer=SMALL_BUFFER)
     transport.set_write_buffer_limits(high=1000)

@@ -5,7 +5,7 @@ use pyo3::{
     prelude::*,
     types::{PyByteArray, PyBytes, PyMemoryView},
 };
-use velodrome::stream::{Joining, WriteBuffer};
+use velodrome::stream::WriteBuffer;
 
 use super::{Inner, State, TlsTransport, engine::Engine};
 use crate::{
@@ -62,7 +62,7 @@ impl TlsTransport {
         let can_encrypt = inner.state.get() == State::Open && slf.get().may_enter_engine(py);
         let has_backlog = !inner.backlog.borrow().is_empty();
         if can_encrypt && !has_backlog && !inner.writing_paused.get() {
-            if !joins || data.len() >= Joining::MAX_HELD_BYTES {
+            if !joins || data.len() > inner.flow.max_held_bytes() {
                 let written = Self::encrypt_and_send(slf, data, keep);
                 return written.or_else(|error| Self::failed(slf, error));
             }
@@ -79,7 +79,7 @@ impl TlsTransport {
     fn backlog_added(slf: &Bound<'_, Self>) -> PyResult<()> {
         let inner = Self::inner_of(slf);
         let held_bytes = inner.backlog.borrow().len_bytes();
-        let is_held_back = inner.deferred.get() && held_bytes < Joining::MAX_HELD_BYTES;
+        let is_held_back = inner.deferred.get() && held_bytes <= inner.flow.max_held_bytes();
         if is_held_back || inner.state.get() != State::Open || !slf.get().may_enter_engine(slf.py())
         {
             return Self::tell_flow(slf);

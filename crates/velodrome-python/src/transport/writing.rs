@@ -12,7 +12,7 @@ use velodrome::{
     Errno,
     crowd::WriteTurn,
     life::Phase,
-    stream::{Flushed, Joining, Written},
+    stream::{Flushed, Written},
 };
 
 use super::{
@@ -82,8 +82,7 @@ impl StreamTransport {
         match inner.stream.write(fd, turn, data, keep) {
             Ok(Written::All) => Ok(()),
             Ok(written @ (Written::Deferred | Written::Joined)) => {
-                let (_, high_water_bytes) = inner.stream.flow.limits();
-                if inner.stream.unsent_bytes() > high_water_bytes.min(Joining::MAX_HELD_BYTES) {
+                if inner.stream.unsent_bytes() > inner.stream.flow.max_held_bytes() {
                     return Self::flush_deferred(slf);
                 }
                 if let (Written::Deferred, Some(event_loop)) = (written, inner.base.event_loop(py))

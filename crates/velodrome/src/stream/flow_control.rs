@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use super::Joining;
+
 #[derive(Debug)]
 pub struct FlowControl {
     high_water_bytes: Cell<usize>,
@@ -36,6 +38,12 @@ impl FlowControl {
     /// The limits in asyncio's order: low, high.
     pub fn limits(&self) -> (usize, usize) {
         (self.low_water_bytes.get(), self.high_water_bytes.get())
+    }
+
+    /// Above it, what is held to be sent later (see [`Joining`]) is sent at once: held any longer, it would
+    /// pause a protocol that the peer does not hold back.
+    pub fn max_held_bytes(&self) -> usize {
+        self.high_water_bytes.get().min(Joining::MAX_HELD_BYTES)
     }
 
     /// The caller has checked that `low <= high`.

@@ -26,7 +26,7 @@ use crate::{
     event_loop::Inner,
     life::{Closed, Phase},
     protocol::Protocol,
-    stream::{Flushed, Joining, Stream, Written},
+    stream::{Flushed, Stream, Written},
 };
 
 pub(super) type AnyProtocol = Rc<RefCell<dyn Protocol>>;
@@ -192,8 +192,7 @@ impl Connection {
         match self.base.with_fd(|fd| self.stream.write(fd, turn, data, keep)) {
             Ok(Written::All) => {}
             Ok(written @ (Written::Deferred | Written::Joined)) => {
-                let (_, high_water_bytes) = self.stream.flow.limits();
-                if self.stream.unsent_bytes() > high_water_bytes.min(Joining::MAX_HELD_BYTES) {
+                if self.stream.unsent_bytes() > self.stream.flow.max_held_bytes() {
                     self.flush();
                 } else if let (Written::Deferred, Some(event_loop)) = (written, event_loop) {
                     event_loop.endpoints().defer_flush(self.clone());
