@@ -28,6 +28,7 @@ __all__ = [
     "make_datagram_transport",
     "make_stream_transport",
     "numeric_getaddrinfo",
+    "send_held",
     "tls_engine",
 ]
 
@@ -388,4 +389,5 @@ def numeric_getaddrinfo(
     proto: object,
     flags: object,
 ) -> list[tuple[Any, ...]] | None: ...
+def send_held() -> None: ...
 def tls_engine() -> str: ...

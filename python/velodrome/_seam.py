@@ -13,6 +13,8 @@ import asyncio.trsock
 import socket
 from asyncio.log import logger
 
+from ._native import send_held
+
 
 class StreamTransport(asyncio.transports._FlowControlMixin, asyncio.transports.Transport):
     """What a native transport says it is, for `isinstance(transport, asyncio.Transport)`."""
@@ -48,6 +50,24 @@ class SSLTransport(asyncio.sslproto._SSLProtocolTransport):
     __slots__ = ()
 
 
+class TransportSocket(asyncio.trsock.TransportSocket):
+    """A transport's socket: what goes past the transport does not overtake what it has written."""
+
+    __slots__ = ()
+
+    def fileno(self):
+        send_held()
+        return super().fileno()
+
+    def dup(self):
+        send_held()
+        return super().dup()
+
+    def shutdown(self, how):
+        send_held()
+        super().shutdown(how)
+
+
 def log_hang_up(transport):
     logger.info("%r was closed by peer", transport)
 
@@ -80,7 +100,7 @@ def accept_failed(loop, message, exc, sock):
     """An incoming connection could not be made."""
     context = {"message": message, "exception": exc}
     if sock is not None:
-        context["socket"] = asyncio.trsock.TransportSocket(sock)
+        context["socket"] = TransportSocket(sock)
     loop.call_exception_handler(context)
 
 
@@ -94,7 +114,7 @@ def closed_socket(family):
     """What `get_extra_info("socket")` answers after the end if nobody asked before."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.close()
-    return asyncio.trsock.TransportSocket(sock)
+    return TransportSocket(sock)
 
 
 def warn_lost_write(message):

@@ -110,6 +110,36 @@ def test_what_the_child_does_to_its_copy_leaves_the_parents_watching(loop_name):
     assert run(loop_name, code) == ["b'parent'"]
 
 
+def test_what_a_callback_has_written_before_it_forks_is_sent_once(loop_name):
+    """Also where the child leaves by an exception, through the loop, and writes are joined (two each time)."""
+    code = """
+    import socket
+    one, other = socket.socketpair()
+    loop = new_event_loop()
+    transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=one))
+
+    def write():
+        transport.write(b"a")
+        transport.write(b"b")
+
+    def fork():
+        write()
+        pid = os.fork()
+        if pid == 0:
+            raise SystemExit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+
+    for callback in write, write, fork, write:
+        loop.call_soon(callback)
+        loop.run_until_complete(asyncio.sleep(0))
+    transport.close()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    print(other.recv(100))
+    """
+    assert run(loop_name, code) == ["b'abababab'"]
+
+
 def test_a_child_may_go_on_with_the_loop_of_its_parent(loop_name):
     code = """
     import socket

@@ -46,7 +46,7 @@ async def test_extra_info_has_the_addresses(stream):
 async def test_extra_info_has_a_socket_that_cannot_read_or_write(stream):
     transport, _, peer = await stream(Recorder())
     sock = transport.get_extra_info("socket")
-    assert type(sock) is asyncio.trsock.TransportSocket
+    assert isinstance(sock, asyncio.trsock.TransportSocket)
     assert (sock.family, sock.type) == (peer.family, peer.type)
     assert sock.fileno() >= 0
     assert sock.getsockname() == peer.getpeername()

@@ -158,6 +158,56 @@ def test_no_other_method_overtakes_what_is_held(method):
     velodrome.run(main())
 
 
+def use(sock, method):
+    if method == "shutdown":
+        sock.shutdown(socket.SHUT_WR)
+    elif method == "fileno":
+        os.write(sock.fileno(), b"y")
+    else:
+        with sock.dup() as other:
+            other.send(b"y")
+
+
+@pytest.mark.parametrize("joined_by", ["crowd", "two writes"])
+@pytest.mark.parametrize("method", ["shutdown", "fileno", "dup"])
+def test_a_socket_that_was_asked_for_before_does_not_overtake_what_is_held(method, joined_by):
+    count = MANY if joined_by == "crowd" else 1
+
+    async def attempt():
+        """What had arrived before the socket was used, and after that."""
+        async with connections(count) as many:
+            sockets = [transport.get_extra_info("socket") for transport, _ in many.pairs]
+            assert all(isinstance(sock, asyncio.trsock.TransportSocket) for sock in sockets)
+            if joined_by == "crowd":
+                await many.batch(MANY)
+            else:
+                for transport, peer in many.pairs:
+                    transport.write(b"1")
+                    transport.write(b"2")
+                    await asyncio.sleep(0)
+                    assert received(peer) == b"12"
+            seen = []
+
+            def write(transport, peer, sock):
+                transport.write(b"x")
+                before = received(peer)
+                use(sock, method)
+                seen.append((before, received(peer)))
+
+            for (transport, peer), sock in zip(many.pairs, sockets, strict=True):
+                many.loop.call_soon(write, transport, peer, sock)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if method == "shutdown":
+                assert [peer.recv(1) for _, peer in many.pairs] == [b""] * count
+            return seen
+
+    async def main():
+        await sooner_or_later(attempt, [(b"", b"x" if method == "shutdown" else b"xy")] * count)
+
+    velodrome.run(main())
+
+
 def test_it_can_be_turned_off():
     program = """if True:
         import asyncio, sys

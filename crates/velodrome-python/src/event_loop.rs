@@ -36,7 +36,7 @@ use crate::{
     gil::GilBound,
     handle::Handle,
     host::{PyHost, tell_user},
-    imports::{imports, loaded, once},
+    imports::{imports, loaded, module, once},
     originals,
     pipe::{ReadPipeTransport, WritePipeTransport},
     record::Record,
@@ -224,6 +224,16 @@ impl Loop {
             });
         }
         result
+    }
+
+    /// What the transports of the loop hold back that runs in this thread, if that is one of ours.
+    pub fn flush_running(py: Python<'_>) -> PyResult<()> {
+        let running =
+            module(py, "asyncio.events")?.call_method0(intern!(py, "_get_running_loop"))?;
+        match running.cast::<Self>() {
+            Ok(event_loop) => event_loop.get().flush_deferred(py),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Keeps a handle that gave up its call, for the next registration.

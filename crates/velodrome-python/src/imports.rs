@@ -34,7 +34,6 @@ pub struct Imports {
     pub socket: Py<PyAny>,
     /// `_socket.socket`, which nobody replaces.
     pub c_socket: Py<PyAny>,
-    pub transport_socket: Py<PyAny>,
     pub warn: Py<PyAny>,
     pub weak_dictionary: Py<PyAny>,
     /// `asyncio.format_helpers`, which names callbacks in reports.
@@ -116,7 +115,6 @@ impl Imports {
             set_wakeup_fd: module(py, "signal")?.getattr("set_wakeup_fd")?.unbind(),
             socket: module(py, "socket")?.getattr("socket")?.unbind(),
             c_socket: module(py, "_socket")?.getattr("socket")?.unbind(),
-            transport_socket: module(py, "asyncio.trsock")?.getattr("TransportSocket")?.unbind(),
             weak_dictionary: module(py, "weakref")?.getattr("WeakValueDictionary")?.unbind(),
             format_helpers: module(py, "asyncio.format_helpers")?.unbind(),
             warn: module(py, "warnings")?.getattr("warn")?.unbind(),

@@ -46,7 +46,7 @@ mod watch;
 use pyo3::{
     exceptions::{PyImportError, PyTypeError},
     prelude::*,
-    types::{PyList, PyType},
+    types::{IntoPyDict, PyList, PyType},
 };
 
 /// To be called in a forked child, by the C library.
@@ -121,6 +121,13 @@ mod _native {
         Ok(if super::tls::ssl_module(py)?.is_native() { "libssl" } else { "ssl" })
     }
 
+    /// Sends what the transports of this thread's running loop hold back, if that is one of ours: nothing that
+    /// goes past the transports overtakes it, and a forked child has nothing of it to send again.
+    #[pyfunction]
+    fn send_held(py: Python<'_>) -> PyResult<()> {
+        Loop::flush_running(py)
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
@@ -137,6 +144,12 @@ mod _native {
         if unsafe { libc::pthread_atfork(None, None, Some(forked_child)) } != 0 {
             return Err(PyImportError::new_err("velodrome could not register for fork"));
         }
+        let before_fork = [("before", module.getattr("send_held")?)].into_py_dict(py)?;
+        super::imports::module(py, "os")?.call_method(
+            "register_at_fork",
+            (),
+            Some(&before_fork),
+        )?;
         event_loop::add_api(module)?;
         connection_classes::announce(module)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))

@@ -260,6 +260,7 @@ impl Transport {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn with_socket<R>(&self, look: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
+        self.0.flush_if_deferred();
         self.0.base.socket().map(|socket| look(socket.as_fd()))
     }
 

@@ -32,7 +32,7 @@ async def test_extra_info_has_the_addresses_and_the_socket(loop, tls_stream):
     assert transport.get_extra_info("peername") == peer.sock.getsockname()
     assert transport.get_extra_info("sockname") == peer.sock.getpeername()
     sock = transport.get_extra_info("socket")
-    assert type(sock) is asyncio.trsock.TransportSocket
+    assert isinstance(sock, asyncio.trsock.TransportSocket)
     assert (sock.family, sock.type) == (peer.sock.family, peer.sock.type)
     assert sock.fileno() >= 0
 

@@ -461,7 +461,7 @@ pub fn extra_of_socket<'py>(
             extra.set_item(key, address)?;
         }
     }
-    let trsock = loaded(py).transport_socket.call1(py, (socket,))?;
+    let trsock = seam(py, "TransportSocket", (socket,))?;
     extra.set_item(intern!(py, "socket"), trsock)?;
     Ok(extra)
 }

@@ -95,7 +95,7 @@ impl StreamTransport {
             let family = family.map_or(0, |address| address.address_family().as_raw());
             return seam(py, "closed_socket", (family,)).map(Bound::unbind);
         }
-        loaded(py).transport_socket.call1(py, (socket,))
+        seam(py, "TransportSocket", (socket,)).map(Bound::unbind)
     }
 
     pub(super) fn address(slf: &Bound<'_, Self>, which: &str) -> PyResult<Py<PyAny>> {

@@ -16,7 +16,7 @@ use recorder::{
     Log, MEGABYTE, Recorder, connected, over, read_what_is_there, the_loop, told, turns, until,
 };
 use rustix::net::{
-    AddressFamily, SocketType,
+    AddressFamily, Shutdown, SocketType, shutdown,
     sockopt::{socket_domain, socket_type},
 };
 use velodrome::{DatagramProtocol, new_event_loop, run};
@@ -331,6 +331,24 @@ fn writes_that_are_joined_arrive_in_order_and_before_what_follows() {
         let mut all = Vec::new();
         until(|| peer.read_to_end(&mut all).is_ok()).await;
         assert_eq!(all, expected);
+    })
+    .unwrap();
+}
+
+#[test]
+fn whoever_shuts_the_socket_down_does_not_overtake_joined_writes() {
+    run(async {
+        let (transport, _, mut peer) = connected(Recorder::default()).await;
+        for _ in 0..2 {
+            transport.write(b"a");
+            transport.write(b"b");
+            turns(1).await;
+        }
+        transport.write(b"the end");
+        transport.with_socket(|socket| shutdown(socket, Shutdown::Write)).unwrap().unwrap();
+        let mut all = Vec::new();
+        until(|| peer.read_to_end(&mut all).is_ok()).await;
+        assert_eq!(all, b"ababthe end");
     })
     .unwrap();
 }
