@@ -10,6 +10,7 @@ import fnmatch
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -180,6 +181,7 @@ def run(order):
 
 def main():
     faulthandler.enable()  # so that run.py's SIGABRT to a hanging test shows its stacks
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what runs behind it ignore the signal
     order = Order(**json.loads(sys.argv[1]))
     del sys.argv[1:]
     if not sys.flags.safe_path:
