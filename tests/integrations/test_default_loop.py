@@ -95,6 +95,21 @@ def test_the_sitecustomize_that_was_there_is_imported(lines, folder):
     assert said == [CLASS, "True"]
 
 
+def test_a_sitecustomize_may_run_a_loop(lines, folder):
+    """With threads, descriptors and a pipe, before the interpreter has begun."""
+    (folder / "sitecustomize.py").write_text(
+        "import asyncio\n"
+        "async def main():\n"
+        "    await asyncio.to_thread(len, '')\n"
+        "    child = await asyncio.create_subprocess_exec('echo', 'here', stdout=asyncio.subprocess.PIPE)\n"
+        "    asyncio.was, _ = await child.communicate()\n"
+        "    assert (await child.wait()) == 0\n"
+        "asyncio.run(main())\n"
+    )
+    said = lines(f"{PLAIN}\nprint(asyncio.was)", f"{ENVIRONMENT}; python program.py", PYTHONPATH=str(folder))
+    assert said == [CLASS, r"b'here\n'"]
+
+
 def test_a_sitecustomize_that_fails_says_so(lines, folder):
     (folder / "sitecustomize.py").write_text("import missing_module\n")
     said = lines(PLAIN, f"{ENVIRONMENT}; python program.py 2>&1", PYTHONPATH=str(folder))

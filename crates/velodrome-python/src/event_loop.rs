@@ -33,7 +33,7 @@ use crate::{
     callback::{Callback, PyKind, Timer},
     error::{closed, os_error},
     fast::Arguments,
-    gil::GilBound,
+    gil::{GilBound, learn_to_attach},
     handle::Handle,
     host::{PyHost, tell_user},
     imports::{imports, loaded, module, once},
@@ -341,6 +341,7 @@ impl Loop {
 
     fn start_run(slf: &Bound<'_, Self>) -> PyResult<Run> {
         let py = slf.py();
+        learn_to_attach(py);
         let imports = imports(py)?;
         once(py, &imports.step_lane, || StepLane::learn(py))?;
         prepare_allocator();

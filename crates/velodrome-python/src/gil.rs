@@ -5,7 +5,21 @@
 //! two: its content is reachable only with a [`Python`] token, that is, by the thread that holds
 //! the GIL. The module refuses to load where there is none (see `lib.rs`).
 
-use pyo3::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use pyo3::{ffi, prelude::*};
+
+/// The first `attach` of a thread that is not attached asks whether there is an interpreter: that is not to be
+/// when it ends. While it begins, as for a `sitecustomize`, CPython 3.15 says that there is none yet; so this is
+/// asked when the module is imported, and before each run of a loop until it was answered.
+pub fn learn_to_attach(py: Python<'_>) {
+    static LEARNT: AtomicBool = AtomicBool::new(false);
+    // SAFETY: may be called at any time.
+    if !LEARNT.load(Relaxed) && unsafe { ffi::Py_IsInitialized() } != 0 {
+        py.detach(|| Python::attach(|_| ()));
+        LEARNT.store(true, Relaxed);
+    }
+}
 
 pub struct GilBound<T>(T);
 

@@ -132,9 +132,7 @@ mod _native {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         ensure_gil(py)?;
-        // The first `attach` of a thread that is not attached asks whether there is an interpreter: that is
-        // not to be when it ends.
-        py.detach(|| Python::attach(|_| ()));
+        super::gil::learn_to_attach(py);
         fast::add_methods(&event_loop::class(py), event_loop::METHODS)?;
         fast::add_methods(&event_loop::class(py), watch::METHODS)?;
         fast::set_traverse(&py.get_type::<handle::Handle>(), handle::traverse);
