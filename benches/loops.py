@@ -22,9 +22,14 @@ EVERYONE = ("asyncio", *VARIANTS, "uvloop", *PEERS, "velodrome")
 # servers.py that one can stand in for, since the same bytes go over the same sockets, what is asked of
 # loadgen/src/bin/NAME-server.rs.
 ECHOES = ("protocol", "buffered", "two-writes", "streams", "streams-readexactly", "streams-readline", "sock")
+OTHERS = ("unix-protocol", "udp", "accept-write-close", "send")
 TLS_ECHOES = ("tls-protocol", "tls-buffered", "tls-streams")
 FLOORS = {
-    "epoll": dict.fromkeys(ECHOES, "protocol"),
+    "epoll": {
+        **dict.fromkeys(ECHOES, "protocol"),
+        **{server: server for server in OTHERS},
+        "unix-streams": "unix-protocol",
+    },
     "io-uring": dict.fromkeys(ECHOES, "protocol"),
     "rustls": {**dict.fromkeys(TLS_ECHOES, "tls-protocol"), "tls-receive": "tls-receive"},
 }

@@ -3,11 +3,27 @@
 use std::error::Error;
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::sys::{Epoll, EventBuffer, Interest};
+use crate::sys::{self, Epoll, EventBuffer, Interest};
+
+pub trait Listener: AsRawFd {
+    type Socket: From<OwnedFd> + AsRawFd;
+}
+
+impl Listener for TcpListener {
+    type Socket = TcpStream;
+}
+
+impl Listener for UnixListener {
+    type Socket = UnixStream;
+}
 
 pub trait Connection {
+    /// What it waits for at first.
+    const FIRST: Next = Next::Read;
+
     /// Does what the socket allows.
     fn advance(&mut self, scratch: &mut [u8]) -> io::Result<Next>;
 
@@ -23,13 +39,14 @@ pub enum Next {
     End,
 }
 
-/// Serves until the process is ended; `new` gets sockets that do not block.
-pub fn serve<C: Connection>(
-    listener: TcpListener,
-    new: impl Fn(TcpStream) -> io::Result<C>,
+/// Serves until the process is ended. `new` gets sockets that do not block, and makes nothing of those that it is done
+/// with already.
+pub fn serve<L: Listener, C: Connection>(
+    listener: L,
+    new: impl Fn(L::Socket) -> io::Result<Option<C>>,
 ) -> Result<(), Box<dyn Error>> {
     const LISTENER: usize = usize::MAX;
-    listener.set_nonblocking(true)?;
+    sys::do_not_block(listener.as_raw_fd())?;
     let epoll = Epoll::new()?;
     epoll.add(listener.as_raw_fd(), LISTENER, Interest::Read)?;
     let mut ready = EventBuffer::default();
@@ -39,17 +56,16 @@ pub fn serve<C: Connection>(
     loop {
         for index in epoll.wait(&mut ready, -1)? {
             if index == LISTENER {
-                while let Ok((socket, _)) = listener.accept() {
-                    socket.set_nonblocking(true)?;
-                    socket.set_nodelay(true)?;
+                while let Ok(socket) = sys::accept(listener.as_raw_fd()) {
+                    let descriptor = socket.as_raw_fd();
+                    let Some(connection) = new(socket.into())? else { continue };
                     let index = vacant.pop().unwrap_or_else(|| {
                         served.push(None);
                         served.len() - 1
                     });
-                    let descriptor = socket.as_raw_fd();
                     epoll.add(descriptor, index, Interest::Read)?;
-                    let connection = new(socket)?;
-                    served[index] = Some(Served { connection, descriptor, waits_for_room: false });
+                    let new = Served { connection, descriptor, waits_for_room: false };
+                    served[index].insert(new).wait_for(C::FIRST, &epoll, index)?;
                 }
                 continue;
             }

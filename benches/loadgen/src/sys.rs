@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 use std::time::Duration;
 
 #[derive(Clone, Copy)]
@@ -82,6 +83,23 @@ impl Epoll {
     }
 }
 
+/// Of a listening socket that does not block: a connection that does not block either, by one system call.
+pub fn accept(listener: RawFd) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: without room for an address nothing is written.
+    let descriptor =
+        check(unsafe { libc::accept4(listener, ptr::null_mut(), ptr::null_mut(), flags) })?;
+    // SAFETY: `accept4` just returned it, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+pub fn do_not_block(descriptor: RawFd) -> io::Result<()> {
+    let mut yes = 1;
+    // SAFETY: `FIONBIO` reads the integer that it is given the address of.
+    check(unsafe { libc::ioctl(descriptor, libc::FIONBIO, &mut yes) })?;
+    Ok(())
+}
+
 /// Makes closing the socket send RST, which leaves no TIME_WAIT on either side.
 pub fn reset_on_close(descriptor: RawFd) -> io::Result<()> {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
@@ -152,7 +170,7 @@ pub fn private_bytes(pid: i32) -> io::Result<u64> {
     }
 }
 
-fn check(result: i32) -> io::Result<i32> {
+pub(crate) fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

@@ -8,7 +8,7 @@
 
 use std::error::Error;
 use std::io::{self, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use loadgen::server::{self, Connection, Next};
@@ -35,9 +35,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = tls::server_config(&pem, version)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!(r#"{{"tls": "{}"}}"#, listener.local_addr()?);
-    server::serve(listener, |socket| {
+    server::serve(listener, |socket: TcpStream| {
+        socket.set_nodelay(true)?;
         let stream = TlsStream::accept(socket, config.clone())?;
-        Ok(TlsConnection { stream, role, waits_for_room: false })
+        Ok(Some(TlsConnection { stream, role, waits_for_room: false }))
     })
 }
 
