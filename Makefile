@@ -45,7 +45,7 @@ help:
 	@echo 'make build         compile the extension into python/velodrome and .venv/VERSION'
 	@echo 'make fmt           format the Rust code'
 	@echo 'make bench         measure beside asyncio and uvloop: 55 minutes (bench-quick: 12)'
-	@echo 'make bench-all     everything that docs/benchmarks shows, on all loops: 35 minutes with ROUNDS=2'
+	@echo 'make bench-all     everything that docs/benchmarks shows, on all loops: 40 minutes with ROUNDS=2'
 	@echo 'make bench-page    docs/benchmarks from files of measurements, JSON="..."; see benches/README.md'
 	@echo 'make bench-rust    what there is for Rust beside tokio, smol, monoio and compio: 6 minutes'
 	@echo 'make pgo           a wheel in dist/, optimised for what the benchmark was seen to do'

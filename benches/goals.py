@@ -21,7 +21,7 @@ def section(rows, labels, own_shares):
 
 def table(rows, labels, own_shares):
     """A line for each row that has a goal. Without uvloop nothing can be a share of its cost, and without velodrome
-    there are no goals at all. `own_shares` says how much of a row's instructions is velodrome's own code."""
+    there are no goals at all. `own_shares` says how much of a row is velodrome's own code, and what the rest is."""
     subject, _ = report.subject_and_baseline(labels)
     head = ["workload", "best peer before", "goal", subject, "[min..max]", "floor", "", "reason"]
     body = []
@@ -62,10 +62,9 @@ def reason(workload, found, goal, lowest, own_shares):
         return "the floor is above it"
     if workload not in own_shares:
         return ""
-    own = own_shares[workload]
-    rest = found.median * (1 - own)
-    left = f"{1 - own:.0%} of the instructions are not velodrome's"
-    return f"{left}: {report.significant(rest)} without its own" if rest > goal else f"({left})"
+    own, rest = own_shares[workload]
+    left = found.median * (1 - own)
+    return f"{rest}: {report.significant(left)} without its own" if left > goal else f"({rest})"
 
 
 def judge(found, goal):

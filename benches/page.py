@@ -12,6 +12,7 @@ from pathlib import Path
 import goals
 import instructions
 import report
+import shares
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 
@@ -34,6 +35,14 @@ Of the rows that do the same work in each run. What is not velodrome's own is th
 workload's, which every loop has.
 """
 
+SHARES = """\
+## CPU time
+
+Whose code it is spent in, on velodrome: of the network rows, and of those that do not do the same work in each run.
+velodrome's own is its extension; its Python code, which runs once for a loop, a connection or a child process, counts
+as CPython's.
+"""
+
 # What a reader of the numbers has to know.
 NOTES = {
     "rows": """\
@@ -41,8 +50,8 @@ NOTES = {
 
 A goal is a share of uvloop's cost, unless it names a unit; `best peer before` is what the best other loop had when the
 goals were set, on CPython 3.13 beside uvloop 0.23. `floor` is the cheapest server without Python in this run: no loop
-reaches a goal below it. A micro row's goal is out of reach, too, if even a loop without any code of its own would miss
-it: the reason says what would be left.
+reaches a goal below it. A goal is out of reach, too, if even a loop without any code of its own would miss it: the
+reason says what would be left.
 """,
     "scaling": """\
 Where two processes serve, each on a core of its own, the load generator has no core left and runs on the second's: on
@@ -71,23 +80,29 @@ class Run:
         return self.header.get("suite", "rows")
 
 
-def read(path):
+def records(path):
     with open(path) as lines:
-        header, *others = map(json.loads, lines)
+        return [json.loads(line) for line in lines]
+
+
+def read(path):
+    header, *others = records(path)
     if header.get("kind") != "run":
         raise ValueError(f"{path} does not begin with the header of a run")
     return Run(path.stem, header, [record for record in others if record["kind"] == "measurement"])
 
 
-def page(runs, plots, counted=()):
+def page(runs, plots, counted=(), sampled=()):
     """The Markdown; `plots` has for each run's name its plots' titles and file names, `counted` is what callgrind.py
-    has counted."""
+    has counted, `sampled` what shares.py has."""
     repeated = Counter(run.suite for run in runs)
     ordered = sorted(runs, key=lambda run: list(TITLES).index(run.suite))
-    shares = instructions.own_shares(counted)
-    sections = [section(run, plots[run.name], repeated[run.suite] > 1, shares) for run in ordered]
+    own_shares = shares.own_shares(sampled) | instructions.own_shares(counted)
+    sections = [section(run, plots[run.name], repeated[run.suite] > 1, own_shares) for run in ordered]
     if counted:
         sections.append(f"{INSTRUCTIONS}\n{instructions.section(counted)}\n")
+    if sampled:
+        sections.append(f"{SHARES}\n{shares.section(sampled)}\n")
     return "\n".join([INTRODUCTION, *sections])
 
 
@@ -101,7 +116,9 @@ def section(run, plots, is_named, own_shares):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written by run.py or callgrind.py")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="written by run.py, callgrind.py or shares.py"
+    )
     parser.add_argument("--output", type=Path, default=PAGE, metavar="FOLDER", help="default docs/benchmarks")
     options = parser.parse_args()
     if missing := [str(path) for path in options.files if not path.is_file()]:
@@ -109,11 +126,17 @@ def main():
     # A matplotlib is needed for nothing else in here.
     import plots
 
-    counted = [record for path in options.files if instructions.is_history(path) for record in instructions.read(path)]
-    runs = [read(path) for path in options.files if not instructions.is_history(path)]
+    histories = {"callgrind": [], "shares": []}
+    runs = []
+    for path in options.files:
+        first, *others = records(path)
+        if (kind := first.get("kind")) in histories:
+            histories[kind] += [first, *others]
+        else:
+            runs.append(read(path))
     options.output.mkdir(parents=True, exist_ok=True)
     drawn = {run.name: plots.draw(run, options.output) for run in runs}
-    (options.output / "README.md").write_text(page(runs, drawn, counted))
+    (options.output / "README.md").write_text(page(runs, drawn, histories["callgrind"], histories["shares"]))
     print(options.output / "README.md")
 
 

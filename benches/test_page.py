@@ -12,7 +12,9 @@ from unittest import mock
 
 import callgrind
 import goals
+import instructions
 import page
+import shares
 import workloads
 
 LABELS = ["asyncio", "uvloop", "velodrome"]
@@ -158,9 +160,29 @@ class Goals(unittest.TestCase):
 
     def test_reason_is_what_would_be_left_without_velodromes_code(self):
         missed = [*measured("signals", "cpu_us", 10, 100, 80), *measured("call-later-0", "cpu_us", 10, 100, 80)]
-        lines = self.lines(*missed, own_shares={"signals": 0.2, "call-later-0": 0.6})
+        counted = {"loop": "velodrome", "python": "3.13.0", "instructions_per_operation": 1000}
+        own_shares = instructions.own_shares(
+            [
+                {**counted, "workload": "signals", "in_velodrome": 200},
+                {**counted, "workload": "call-later-0", "in_velodrome": 600},
+            ]
+        )
+        lines = self.lines(*missed, own_shares=own_shares)
         self.assertEqual(lines["signals"][-1], "80% of the instructions are not velodrome's: 0.640 without its own")
         self.assertEqual(lines["call-later-0"][-1], "(40% of the instructions are not velodrome's)")
+
+    def test_floor_that_can_be_reached_is_no_reason_and_the_share_of_the_cpu_time_is(self):
+        labels = [*LABELS, "epoll"]
+        missed = measured("udp-1k-10", "cpu_us", 30, 10, 8, 6, labels=labels)
+        sampled = {"loop": "velodrome", "python": "3.13.0", "workload": "udp-1k-10", "date": "2026-01-02T03:04:05"}
+        sampled["shares"] = {"velodrome": 0.06, "kernel": 0.8, "python": 0.1, "others": 0.04}
+        line = self.lines(*missed, labels=labels, own_shares=shares.own_shares([sampled]))["udp-1k-10"]
+        reason = "94% of the CPU time is not velodrome's, 80% the kernel's, 10% CPython's: 0.752 without its own"
+        self.assertEqual(line[-3:], ["0.600", "MISSED", reason])
+        run = page.Run("rows", header(), measured("udp-1k-10", "cpu_us", 30, 10, 8))
+        text = page.page([run], {"rows": []}, sampled=[sampled])
+        self.assertIn(f"| {reason} |", text)
+        self.assertIn("| udp-1k-10 | 3.13.0 | 2026-01-02 | 6.0% | 80.0% | 10.0% | 4.0% |", text)
 
     def test_cost_has_its_unit_and_needs_no_uvloop(self):
         labels = ["asyncio", "velodrome"]

@@ -4,8 +4,9 @@
 #   bench-all.sh [OPTION...]    options of benches/run.py, such as --only with something for each suite
 #
 # The rows on all loops that can be had for this interpreter, and the floors; scaling and fairness beside asyncio and
-# uvloop; where there is valgrind, the instructions of velodrome's micro rows, behind those of earlier times. With
-# ROUNDS=2 about 35 minutes from a clean clone on two cores, and 10 for each round more.
+# uvloop; where there is perf, whose code velodrome's rows spend their CPU time in; where there is valgrind, the
+# instructions of its micro rows, behind those of earlier times. With ROUNDS=2 about 40 minutes from a clean clone on two
+# cores, and 10 for each round more.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +29,9 @@ measure() {
 measure rows all "$@"
 measure scaling asyncio,uvloop,velodrome "$@"
 measure fairness asyncio,uvloop,velodrome "$@"
+rm -f "$folder/shares.json"
+# A row that cannot be had is named, and status 1; without perf there is none, and it says so.
+"$python" benches/shares.py --json "$folder/shares.json" || [ $? = 1 ]
 if command -v valgrind >/dev/null; then
     "$python" benches/callgrind.py --json "$folder/instructions.json"
 else

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench-page.sh - write docs/benchmarks/README.md and its plots from files of measurements.
 #
-#   bench-page.sh FILE...    written by benches/run.py --json
+#   bench-page.sh FILE...    written by benches/run.py, callgrind.py or shares.py --json
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
