@@ -25,7 +25,7 @@ use pyo3::{
     exceptions::{PyRuntimeError, PyValueError},
     ffi, intern,
     prelude::*,
-    types::{PyDict, PyInt, PyString, PyTuple, PyType},
+    types::{PyDict, PyInt, PyString, PyTuple},
 };
 use velodrome::{Engine, Interest, TimerKey, datagram::ReceiveBatch};
 
@@ -765,8 +765,4 @@ impl ReadyQueue {
 
     /// asyncio's `close` calls it; the loop clears its queue itself.
     fn clear(&self) {}
-}
-
-pub fn class(py: Python<'_>) -> Bound<'_, PyType> {
-    py.get_type::<Loop>()
 }
