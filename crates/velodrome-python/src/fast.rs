@@ -52,15 +52,13 @@ pub fn add_methods(class: &Bound<'_, PyType>, methods: &[Method]) -> PyResult<()
                 ffi::PyDescr_NewMethod(class.as_type_ptr(), definition),
             )
         }?;
-        // SAFETY: the class is a heap type, whose dictionary is its own. The names are none that
-        // classes have slots for.
+        // SAFETY: the class is a heap type, whose dictionary is its own; the names, which the
+        // descriptors have interned, are none that classes have slots for.
         unsafe {
             let dict = (*class.as_type_ptr()).tp_dict;
             let dict = Bound::from_borrowed_ptr(class.py(), dict).cast_into_unchecked::<PyDict>();
-            dict.set_item(
-                PyString::intern(class.py(), &method.name.to_string_lossy()),
-                descriptor,
-            )?;
+            let name = (*descriptor.as_ptr().cast::<ffi::PyDescrObject>()).d_name;
+            dict.set_item(Bound::from_borrowed_ptr(class.py(), name), descriptor)?;
         }
     }
     // SAFETY: a class; it forgets what it has found under these names.
