@@ -119,6 +119,29 @@ def test_nothing_is_connected_if_a_method_was_replaced_before_we_came():
     run_child("asyncio", code)
 
 
+def test_nothing_is_connected_as_long_as_a_method_is_another_one_at_the_first_connection():
+    code = """
+        import socket, velodrome
+
+        def is_short():
+            client = loop._connect_numbers(*listener.getsockname())
+            if client is not None:
+                client.close()
+            return client is not None
+
+        connect = socket.socket.connect
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            loop = velodrome.new_event_loop()
+            socket.socket.connect = socket.socket.connect_ex  # no function of the program's
+            assert not is_short()
+            assert not is_short()
+            socket.socket.connect = connect
+            assert is_short()
+            loop.close()
+    """
+    run_child("asyncio", code)
+
+
 def test_a_loop_that_is_closed_connects_nothing(loop, address):
     loop.close()
     assert not is_short(loop, address)

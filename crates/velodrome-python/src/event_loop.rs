@@ -482,7 +482,7 @@ impl Loop {
         name: &Bound<'_, PyString>,
         value: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        if originals::is_learnt_name(slf.py(), name)? {
+        if originals::is_name(name) {
             slf.get().state(slf.py()).own_methods.set(true);
         }
         // SAFETY: live objects; this is what the attribute's assignment would call without us.

@@ -5,7 +5,7 @@
 //! it called: the way that leads there is asyncio's own.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     ffi::{c_char, c_int, c_void},
 };
 
@@ -13,7 +13,7 @@ use pyo3::{
     ffi, intern,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyDict, PyFrozenSet, PyFunction, PyString, PyType},
+    types::{PyDict, PyFunction, PyString, PyType},
 };
 
 use crate::{event_loop::Loop, fast, gil::GilBound, imports::module};
@@ -52,29 +52,31 @@ const OF_SOCKET: [&str; 10] = [
     "setblocking",
 ];
 
-/// A class, and what was found under some names of it.
+/// Methods, by their names.
+type Found = Vec<(Py<PyString>, Py<PyAny>)>;
+
+/// A class, and what is to be found under some names of it.
 struct Methods {
     class: Py<PyType>,
-    found: Vec<(Py<PyString>, Py<PyAny>)>,
+    names: &'static [&'static str],
+    /// What was found when somebody asked first: to look at all takes as long as making a loop.
+    found: OnceCell<Found>,
     /// The class's version when they were last found in place: while it is the same, nothing of the
     /// class or of those above it has changed. 0 is no version.
     version: Cell<u32>,
+    /// The same, when one of them was a program's before any was noted.
+    foreign_version: Cell<u32>,
 }
 
 impl Methods {
-    /// `None` if one of them is a program's, which came before us.
-    fn new(class: &Bound<'_, PyType>, names: &[&str]) -> PyResult<Option<Self>> {
-        let py = class.py();
-        let mut found = Vec::with_capacity(names.len());
-        for name in names {
-            let name = PyString::intern(py, name);
-            let method = class.getattr(&name)?;
-            if !is_original(&method)? {
-                return Ok(None);
-            }
-            found.push((name.unbind(), method.unbind()));
+    fn new(class: &Bound<'_, PyType>, names: &'static [&'static str]) -> Self {
+        Methods {
+            class: class.clone().unbind(),
+            names,
+            found: OnceCell::new(),
+            version: Cell::new(0),
+            foreign_version: Cell::new(0),
         }
-        Ok(Some(Methods { class: class.clone().unbind(), found, version: Cell::new(0) }))
     }
 
     fn present_version(&self, py: Python<'_>) -> u32 {
@@ -87,16 +89,28 @@ impl Methods {
         if version != 0 && version == self.version.get() {
             return Ok(true);
         }
-        self.look(py)
+        self.look(py, version)
     }
 
     #[cold]
-    fn look(&self, py: Python<'_>) -> PyResult<bool> {
+    fn look(&self, py: Python<'_>, version: u32) -> PyResult<bool> {
         let class = self.class.bind(py);
-        for (name, method) in &self.found {
-            if !class.getattr_opt(name)?.is_some_and(|present| present.is(method)) {
+        if let Some(found) = self.found.get() {
+            for (name, method) in found {
+                if !class.getattr_opt(name)?.is_some_and(|present| present.is(method)) {
+                    return Ok(false);
+                }
+            }
+        } else {
+            if version != 0 && version == self.foreign_version.get() {
                 return Ok(false);
             }
+            let Some(found) = originals_of(class, self.names)? else {
+                self.foreign_version.set(self.present_version(py));
+                return Ok(false);
+            };
+            // Who came in between, as a metaclass's method may, has found the same.
+            let _ = self.found.set(found);
         }
         // Looking has given the class a version again.
         self.version.set(self.present_version(py));
@@ -104,11 +118,33 @@ impl Methods {
     }
 }
 
-/// Whether a method is asyncio's, Python's or ours.
-fn is_original(method: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// What is under these names; `None` if one of them is a program's.
+fn originals_of(class: &Bound<'_, PyType>, names: &[&str]) -> PyResult<Option<Found>> {
+    let py = class.py();
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let name = PyString::intern(py, name);
+        let Some(method) = class.getattr_opt(&name)? else { return Ok(None) };
+        if !is_original(&name, &method)? {
+            return Ok(None);
+        }
+        found.push((name.unbind(), method.unbind()));
+    }
+    Ok(Some(found))
+}
+
+/// Whether a method is asyncio's, Python's or ours, and no other one of theirs.
+fn is_original(name: &Bound<'_, PyString>, method: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = method.py();
-    if method.cast_exact::<PyFunction>().is_err() {
-        return Ok(method.get_type().as_type_ptr() == &raw mut ffi::PyMethodDescr_Type);
+    let is_function = method.cast_exact::<PyFunction>().is_ok();
+    if !is_function && method.get_type().as_type_ptr() != &raw mut ffi::PyMethodDescr_Type {
+        return Ok(false);
+    }
+    if !method.getattr(intern!(py, "__name__"))?.eq(name)? {
+        return Ok(false);
+    }
+    if !is_function {
+        return Ok(true);
     }
     // Where it was written; `__module__` may be that of a method that it wraps.
     // SAFETY: it is a function, as just checked, which has a dictionary of globals.
@@ -138,8 +174,6 @@ struct Originals {
     /// Of the class of asyncio's from which the loop inherits.
     of_asyncio: Methods,
     of_socket: Methods,
-    /// Of `of_loop`, to be looked up: each attribute that is set on a loop is.
-    loop_names: Py<PyFrozenSet>,
     /// The module that asyncio calls `socket`, its names and those of asyncio's modules that make
     /// sockets, where a program may have put something else.
     socket_module: Py<PyAny>,
@@ -156,28 +190,19 @@ pub fn loop_module(py: Python<'_>) -> Option<&Bound<'_, PyModule>> {
 
 static ORIGINALS: PyOnceLock<GilBound<Originals>> = PyOnceLock::new();
 
-/// Notes what a loop's class, that of asyncio's from which it inherits, and that of sockets have now,
-/// if it is what asyncio, Python and this package brought along.
+/// Notes the classes: a loop's, that of asyncio's from which it inherits, and that of sockets.
 pub fn learn(of_loop: &Bound<'_, PyType>, of_asyncio: &Bound<'_, PyType>) -> PyResult<()> {
     let py = of_loop.py();
     let _ = LOOP_MODULE.set(py, module(py, "velodrome._loop")?.unbind());
-    let socket_module = py.import(intern!(py, "socket"))?;
+    let socket_module = module(py, "socket")?;
     let of_socket = socket_module.getattr(intern!(py, "socket"))?.cast_into::<PyType>()?;
-    let (Some(of_loop), Some(of_asyncio), Some(of_socket)) = (
-        Methods::new(of_loop, &OF_LOOP)?,
-        Methods::new(of_asyncio, &OF_LOOP)?,
-        Methods::new(&of_socket, &OF_SOCKET)?,
-    ) else {
-        return Ok(());
-    };
     let originals = Originals {
-        loop_names: PyFrozenSet::new(py, of_loop.found.iter().map(|(name, _)| name))?.unbind(),
-        of_loop,
-        of_asyncio,
-        of_socket,
+        of_loop: Methods::new(of_loop, &OF_LOOP),
+        of_asyncio: Methods::new(of_asyncio, &OF_LOOP),
+        of_socket: Methods::new(&of_socket, &OF_SOCKET),
         asyncio_names: [
-            py.import("asyncio.base_events")?.dict().unbind(),
-            py.import("asyncio.unix_events")?.dict().unbind(),
+            module(py, "asyncio.base_events")?.dict().unbind(),
+            module(py, "asyncio.unix_events")?.dict().unbind(),
         ],
         socket_names: socket_module.dict().unbind(),
         socket_module: socket_module.into_any().unbind(),
@@ -188,10 +213,9 @@ pub fn learn(of_loop: &Bound<'_, PyType>, of_asyncio: &Bound<'_, PyType>) -> PyR
     Ok(())
 }
 
-/// Whether the names of asyncio's that a program has set on this loop matter.
-pub fn is_learnt_name(py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
-    let Some(originals) = ORIGINALS.get(py) else { return Ok(false) };
-    originals.get(py).loop_names.bind(py).contains(name)
+/// Whether it is a name of asyncio's that matters if a program sets it on a loop.
+pub fn is_name(name: &Bound<'_, PyString>) -> bool {
+    name.to_str().is_ok_and(|name| OF_LOOP.contains(&name))
 }
 
 /// Whether nobody can tell that asyncio's own way is not taken on this loop. Debug mode can.
