@@ -16,6 +16,7 @@ use crate::{
     imports::{once, seam_module},
     pipe::{self, PipeTransport, ReadPipeTransport, WritePipeTransport},
     server::Listener,
+    stream_reader,
     tls::{self, TlsTransport},
     transport::{self, StreamTransport, base::Connection},
 };
@@ -75,6 +76,7 @@ fn make(py: Python<'_>) -> PyResult<&'static Py<PyModule>> {
     static MADE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     once(py, &MADE, || {
         seam_module(py)?;
+        stream_reader::learn(py)?;
         fast::add_methods(&py.get_type::<StreamTransport>(), transport::METHODS)?;
         fast::add_methods(&py.get_type::<TlsTransport>(), tls::METHODS)?;
         fast::add_methods(&py.get_type::<DatagramTransport>(), datagram::METHODS)?;

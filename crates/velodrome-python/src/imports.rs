@@ -7,7 +7,7 @@ use pyo3::{
     types::{PyDict, PyString, PyType},
 };
 
-use crate::{step_lane::StepLane, stream_reader::StreamReaders};
+use crate::step_lane::StepLane;
 
 pub struct Imports {
     pub base_event_loop: Py<PyAny>,
@@ -42,7 +42,6 @@ pub struct Imports {
     pub server_takes_transport: bool,
     /// Learnt by the first run.
     pub step_lane: PyOnceLock<StepLane>,
-    pub stream_readers: StreamReaders,
 }
 
 static IMPORTS: PyOnceLock<Imports> = PyOnceLock::new();
@@ -102,8 +101,7 @@ impl Imports {
             futures: futures.dict().unbind(),
             c_task: of_c("Task").map(Bound::unbind),
             c_future: of_c("Future").map(Bound::unbind),
-            buffered_protocol: py
-                .import("asyncio.protocols")?
+            buffered_protocol: module(py, "asyncio.protocols")?
                 .getattr("BufferedProtocol")?
                 .cast_into::<PyType>()?
                 .unbind(),
@@ -120,7 +118,6 @@ impl Imports {
             warn: module(py, "warnings")?.getattr("warn")?.unbind(),
             server_takes_transport: py.version_info() >= (3, 13),
             step_lane: PyOnceLock::new(),
-            stream_readers: StreamReaders::learn(py)?,
         })
     }
 }

@@ -43,6 +43,7 @@ use crate::{
     gil::GilBound,
     imports::{loaded, seam, seam_module},
     report,
+    stream_reader::stream_readers,
     transport::base::{BaseTransport, Connection, at_the_end, clone_of, visit_cell, warn_unclosed},
 };
 
@@ -216,7 +217,7 @@ impl PipeTransport {
 }
 
 fn feeds_streams(protocol: &Bound<'_, PyAny>) -> bool {
-    loaded(protocol.py()).stream_readers.is_protocol(protocol)
+    stream_readers(protocol.py()).is_protocol(protocol)
 }
 
 // ---- turns -----------------------------------------------------------------------------------

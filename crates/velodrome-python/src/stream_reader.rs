@@ -2,20 +2,24 @@
 //! without a `bytes` in between.
 //!
 //! Only for exactly asyncio's classes and their own `data_received` and `feed_data`: a subclass, one
-//! of the two that was replaced, on the class or on the object, before the first loop or later, or
+//! of the two that was replaced, on the class or on the object, before the first connection or later, or
 //! an attribute that is not what it should be means that the method is called as ever.
 
 use pyo3::{
     exceptions::PyNotImplementedError,
     ffi, intern,
     prelude::*,
+    sync::PyOnceLock,
     types::{
         PyBool, PyByteArray, PyByteArrayMethods, PyFunction, PyModule, PyString, PyType,
         PyWeakrefMethods, PyWeakrefReference,
     },
 };
 
-use crate::call::call_method;
+use crate::{
+    call::call_method,
+    imports::{module, once},
+};
 
 unsafe extern "C" {
     static mut PyMethod_Type: ffi::PyTypeObject;
@@ -33,9 +37,24 @@ pub struct StreamReaders {
 /// Who was fed, and is to be told.
 pub struct Fed<'py>(Bound<'py, PyAny>);
 
+static STREAM_READERS: PyOnceLock<StreamReaders> = PyOnceLock::new();
+
+/// Notes asyncio's classes and their methods, before there is a transport.
+pub fn learn(py: Python<'_>) -> PyResult<()> {
+    once(py, &STREAM_READERS, || StreamReaders::new(py)).map(drop)
+}
+
+/// What was noted, for transports.
+#[inline]
+pub fn stream_readers(py: Python<'_>) -> &'static StreamReaders {
+    STREAM_READERS
+        .get(py)
+        .expect("`connection_classes.rs` learns before the first transport exists")
+}
+
 impl StreamReaders {
-    pub fn learn(py: Python<'_>) -> PyResult<Self> {
-        let streams = py.import("asyncio.streams")?;
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let streams = module(py, "asyncio.streams")?;
         let protocol_class = streams.getattr("StreamReaderProtocol")?.cast_into::<PyType>()?;
         let reader_class = streams.getattr("StreamReader")?.cast_into::<PyType>()?;
         Ok(StreamReaders {

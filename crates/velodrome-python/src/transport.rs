@@ -42,6 +42,7 @@ use crate::{
     event_loop::Loop,
     gil::GilBound,
     imports::loaded,
+    stream_reader::stream_readers,
     tls::TlsTransport,
 };
 
@@ -213,11 +214,11 @@ pub fn protocol_kind(protocol: &Bound<'_, PyAny>) -> PyResult<ProtocolKind> {
     if protocol.is_exact_instance_of::<TlsTransport>() {
         return Ok(ProtocolKind::Tls);
     }
-    let imports = loaded(protocol.py());
-    if imports.stream_readers.is_protocol(protocol) {
+    let py = protocol.py();
+    if stream_readers(py).is_protocol(protocol) {
         return Ok(ProtocolKind::StreamReader);
     }
-    let buffered = imports.buffered_protocol.bind(protocol.py());
+    let buffered = loaded(py).buffered_protocol.bind(py);
     Ok(if protocol.is_instance(buffered)? {
         ProtocolKind::Buffered
     } else {

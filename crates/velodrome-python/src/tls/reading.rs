@@ -7,9 +7,7 @@ use super::{
     engine::{End, Plaintext},
 };
 use crate::{
-    call::call_method,
-    error::leaves_loop,
-    imports::{loaded, seam},
+    call::call_method, error::leaves_loop, imports::seam, stream_reader::stream_readers,
     transport::ProtocolKind,
 };
 
@@ -108,8 +106,7 @@ impl TlsTransport {
         let inner = Self::inner_of(slf);
         if inner.protocol_kind.get() == ProtocolKind::StreamReader
             && let Some(protocol) = inner.base.protocol(py)
-            && let Some(fed) =
-                loaded(py).stream_readers.append(protocol.bind(py), data.as_bytes(py))?
+            && let Some(fed) = stream_readers(py).append(protocol.bind(py), data.as_bytes(py))?
         {
             return fed.tell();
         }

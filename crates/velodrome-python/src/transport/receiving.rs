@@ -10,7 +10,10 @@ use velodrome::{
 };
 
 use super::base::BaseTransport;
-use crate::{buffer::Chunk, imports::loaded, stream_reader::Fed};
+use crate::{
+    buffer::Chunk,
+    stream_reader::{Fed, stream_readers},
+};
 
 /// What a read brought.
 pub enum Received<'py> {
@@ -54,7 +57,7 @@ pub fn receive_for_streams<'py, C: Channel>(
             return Ok(Ok(Received::End));
         }
         let data = &scratch[..count];
-        let fed = loaded(py).stream_readers.append(protocol, data);
+        let fed = stream_readers(py).append(protocol, data);
         let bytes = || Received::Bytes(PyBytes::new(py, data).unbind());
         Ok(fed.map(|fed| fed.map_or_else(bytes, Received::Fed)))
     })
