@@ -19,16 +19,6 @@ import warnings
 
 from . import _native
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, TypeVar
-
-    from ._resolver import Resolver
-    from ._subprocess import SubprocessTransport
-
-    _Method = TypeVar("_Method")
-
 _SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
 _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
 
@@ -40,13 +30,10 @@ _CONTEXT_COMES_FIRST = sys.version_info >= (3, 15)
 
 # By module once: it is the function in it that programs replace.
 _base_events = asyncio.base_events
-_check_ssl_socket = asyncio.base_events._check_ssl_socket  # type: ignore[attr-defined]
+_check_ssl_socket = asyncio.base_events._check_ssl_socket
 
 # By name once: a program may put another class in asyncio's place.
 _AsyncioLoop = asyncio.SelectorEventLoop
-
-# To type checkers, asyncio's is no coroutine function.
-_create_unix_connection: "Any" = _AsyncioLoop.create_unix_connection
 
 
 async def _wait_for(future):
@@ -54,7 +41,7 @@ async def _wait_for(future):
     await future
 
 
-def _declared_as(method: "_Method") -> "Callable[[Any], _Method]":
+def _declared_as(method):
     """Show what a method of asyncio's takes, and its documentation.
 
     It is what `functools.wraps` does, in a third of the time.
@@ -143,17 +130,17 @@ _ATTRIBUTES = (
 )
 
 
-class Loop(_native.Loop, _AsyncioLoop):  # type: ignore[misc]
+class Loop(_native.Loop, _AsyncioLoop):
     """An asyncio event loop."""
 
     __slots__ = _ATTRIBUTES
 
-    def __init__(self) -> None:
-        self._children: set[SubprocessTransport] = set()
-        self._resolver: Resolver | None = None  # made for the first name
-        _AsyncioLoop.__init__(self, self._registry_view())  # type: ignore[arg-type]
+    def __init__(self):
+        self._children = set()  # of `SubprocessTransport`
+        self._resolver = None  # made for the first name
+        _AsyncioLoop.__init__(self, self._registry_view())
 
-    def close(self) -> None:
+    def close(self):
         """Close the loop and everything that it opened; callbacks that wait are dropped.
 
         Idempotent. Raises RuntimeError if the loop is running.
@@ -182,9 +169,7 @@ class Loop(_native.Loop, _AsyncioLoop):  # type: ignore[misc]
                 sock, protocol, waiter, extra=extra, server=server, **options
             )
         self._ensure_fd_no_transport(sock)
-        return _native.make_stream_transport(
-            self, sock, protocol, waiter, extra, server, context
-        )
+        return _native.make_stream_transport(self, sock, protocol, waiter, extra, server, context)
 
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         if (
@@ -205,7 +190,7 @@ class Loop(_native.Loop, _AsyncioLoop):  # type: ignore[misc]
             return await super().create_connection(protocol_factory, host, port, **options)
         return await self._make_connection(sock, protocol_factory)
 
-    @_declared_as(_create_unix_connection)
+    @_declared_as(_AsyncioLoop.create_unix_connection)
     async def create_unix_connection(self, protocol_factory, path=None, **options):
         sock = None
         if path is not None and not options:
@@ -417,16 +402,16 @@ class Loop(_native.Loop, _AsyncioLoop):  # type: ignore[misc]
         return make_ssl_transport(self, rawsock, protocol, sslcontext, *arguments, **options)
 
     async def start_tls(
-        self: "Any",
-        transport: "Any",
-        protocol: "Any",
-        sslcontext: "Any",
+        self,
+        transport,
+        protocol,
+        sslcontext,
         *,
-        server_side: bool = False,
-        server_hostname: str | None = None,
-        ssl_handshake_timeout: float | None = None,
-        ssl_shutdown_timeout: float | None = None,
-    ) -> "Any":
+        server_side=False,
+        server_hostname=None,
+        ssl_handshake_timeout=None,
+        ssl_shutdown_timeout=None,
+    ):
         """Upgrade a connection to TLS; return its new transport, which is to replace the old one.
 
         `protocol` is told of no new connection. What a `StreamReader` has received already belongs

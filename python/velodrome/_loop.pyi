@@ -9,8 +9,6 @@ from socket import socket
 
 from . import _native
 
-TYPE_CHECKING: bool
-
 class Loop(_native.Loop, asyncio.SelectorEventLoop):
     def __init__(self) -> None: ...
     if sys.version_info >= (3, 13):
