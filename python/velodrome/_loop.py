@@ -41,20 +41,17 @@ async def _wait_for(future):
     await future
 
 
-def _declared_as(method):
-    """Show what a method of asyncio's takes, and its documentation.
+def _declared(ours):
+    """Show what asyncio's method of this name takes, and its documentation.
 
     It is what `functools.wraps` does, in a third of the time.
     """
-
-    def declare(ours):
-        ours.__wrapped__ = method
-        ours.__module__ = method.__module__
-        ours.__qualname__ = method.__qualname__
-        ours.__doc__ = method.__doc__
-        return ours
-
-    return declare
+    method = getattr(_AsyncioLoop, ours.__name__)
+    ours.__wrapped__ = method
+    ours.__module__ = method.__module__
+    ours.__qualname__ = method.__qualname__
+    ours.__doc__ = method.__doc__
+    return ours
 
 
 def _has_original(sock, *methods):
@@ -183,14 +180,14 @@ class Loop(_native.Loop, _AsyncioLoop):
 
     # ---- connecting ------------------------------------------------------------------------
 
-    @_declared_as(_AsyncioLoop.create_connection)
+    @_declared
     async def create_connection(self, protocol_factory, host=None, port=None, **options):
         sock = None if options else self._connect_numbers(host, port)
         if sock is None:
             return await super().create_connection(protocol_factory, host, port, **options)
         return await self._make_connection(sock, protocol_factory)
 
-    @_declared_as(_AsyncioLoop.create_unix_connection)
+    @_declared
     async def create_unix_connection(self, protocol_factory, path=None, **options):
         sock = None
         if path is not None and not options:
@@ -450,7 +447,7 @@ class Loop(_native.Loop, _AsyncioLoop):
 
     # ---- serving ---------------------------------------------------------------------------
 
-    @_declared_as(_AsyncioLoop.create_server)
+    @_declared
     async def create_server(
         self, protocol_factory, host=None, port=None, *, start_serving=True, **options
     ):
