@@ -75,26 +75,38 @@ async def _start(server):
         raise
 
 
-class _WithMode:
-    """Where `inspect` looks for the parameters of `create_unix_server`: those that asyncio's method
-    has in the running Python, and `mode`. Worked out when somebody asks.
-    """
+# What `inspect` is shown of `create_unix_server`: what asyncio's takes, and `mode`.
+if sys.version_info >= (3, 13):
 
-    __call__ = _AsyncioLoop.create_unix_server
+    def _with_mode(
+        self,
+        protocol_factory,
+        path=None,
+        *,
+        sock=None,
+        backlog=100,
+        ssl=None,
+        ssl_handshake_timeout=None,
+        ssl_shutdown_timeout=None,
+        start_serving=True,
+        cleanup_socket=True,
+        mode=None,
+    ): ...
+else:
 
-    @property
-    def __signature__(self):
-        import inspect
-
-        signature = inspect.signature(_AsyncioLoop.create_unix_server)
-        mode = inspect.Parameter("mode", inspect.Parameter.KEYWORD_ONLY, default=None)
-        parameters = signature.parameters | {"mode": mode}
-        return signature.replace(parameters=list(parameters.values()))
-
-
-def _with_mode(method):
-    method.__wrapped__ = _WithMode()
-    return method
+    def _with_mode(
+        self,
+        protocol_factory,
+        path=None,
+        *,
+        sock=None,
+        backlog=100,
+        ssl=None,
+        ssl_handshake_timeout=None,
+        ssl_shutdown_timeout=None,
+        start_serving=True,
+        mode=None,
+    ): ...
 
 
 # What asyncio's loops set on themselves, in any Python, and this one. Since each has a place of its
@@ -458,7 +470,6 @@ class Loop(_native.Loop, _AsyncioLoop):
             await _start(server)
         return server
 
-    @_with_mode
     async def create_unix_server(
         self, protocol_factory, path=None, *, mode=None, start_serving=True, **options
     ):
@@ -486,6 +497,8 @@ class Loop(_native.Loop, _AsyncioLoop):
         if start_serving:
             await _start(server)
         return server
+
+    create_unix_server.__wrapped__ = _with_mode
 
     def _start_serving(
         self,
