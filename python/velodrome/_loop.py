@@ -17,7 +17,10 @@ import sys
 import types
 import warnings
 
-from . import _native
+from ._native import Loop as _NativeLoop
+
+# Not `from . import _native`: that waits for the package, which is being imported.
+_native = sys.modules[_NativeLoop.__module__]
 
 _SSL_HANDSHAKE_TIMEOUT = asyncio.constants.SSL_HANDSHAKE_TIMEOUT
 _SSL_SHUTDOWN_TIMEOUT = asyncio.constants.SSL_SHUTDOWN_TIMEOUT
@@ -139,7 +142,7 @@ _ATTRIBUTES = (
 )
 
 
-class Loop(_native.Loop, _AsyncioLoop):
+class Loop(_NativeLoop, _AsyncioLoop):
     """An asyncio event loop."""
 
     __slots__ = _ATTRIBUTES
