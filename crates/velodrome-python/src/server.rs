@@ -11,7 +11,7 @@ use pyo3::{PyTraverseError, PyVisit, intern, prelude::*};
 use velodrome::{
     Errno, Interest,
     net::set_nodelay,
-    server::{Accepted, accept},
+    server::{Accepted, accept, is_somebody_waiting},
 };
 
 use crate::{
@@ -51,7 +51,7 @@ impl Listener {
     pub fn accept(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let inner = slf.get().0.get(py);
-        for _ in 0..inner.burst {
+        for already in 0..inner.burst {
             // A protocol factory may have closed the server.
             if !inner.watching.get() {
                 break;
@@ -59,6 +59,10 @@ impl Listener {
             // SAFETY: while it watches, the socket object is held and so is its descriptor; a
             // server stops the watch before it closes the socket.
             let fd = unsafe { BorrowedFd::borrow_raw(inner.fd) };
+            // The poller has told of the first.
+            if already > 0 && !is_somebody_waiting(fd) {
+                break;
+            }
             match accept(fd) {
                 Ok(Accepted::Connection(fd, peer)) => {
                     let result = Self::connect(slf, |connection| {

@@ -28,7 +28,7 @@ use crate::{
     event_loop::{FdSource, Inner},
     net::{BACKLOG, set_nodelay},
     panics::quietly,
-    server::{Accepted, accept},
+    server::{Accepted, accept, is_somebody_waiting},
     sync::Event,
     time::sleep,
 };
@@ -338,8 +338,10 @@ impl Listener {
 
     /// Accepts who waits, up to as many as can wait.
     fn accept(self: &Rc<Self>) {
-        for _ in 0..=self.backlog {
+        for already in 0..=self.backlog {
             let accepted = match &*self.socket.borrow() {
+                // The poller has told of the first.
+                Some(socket) if already > 0 && !is_somebody_waiting(socket.as_fd()) => return,
                 Some(socket) => accept(socket.as_fd()),
                 // A protocol factory has closed the server.
                 None => return,
