@@ -153,13 +153,19 @@ impl ByteListener {
 
     /// The next connection. One that failed while it waited is an error of that one only.
     pub async fn accept(&self) -> io::Result<(ByteStream, Option<rustix::net::SocketAddrAny>)> {
-        use crate::server::{Accepted, accept};
+        use crate::server::{Accepted, accept, is_somebody_waiting};
         let (fd, peer) = self
             .0
-            .read_with(|fd| match accept(fd.as_fd())? {
-                Accepted::Connection(fd, peer) => Ok((fd, peer)),
-                Accepted::Empty => Err(io::ErrorKind::WouldBlock.into()),
-                Accepted::Exhausted(error) | Accepted::Failed(error) => Err(error.into()),
+            .read_with(|fd| {
+                // Most tries are in vain: each burst ends with one.
+                if !is_somebody_waiting(fd.as_fd()) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                match accept(fd.as_fd())? {
+                    Accepted::Connection(fd, peer) => Ok((fd, peer)),
+                    Accepted::Empty => Err(io::ErrorKind::WouldBlock.into()),
+                    Accepted::Exhausted(error) | Accepted::Failed(error) => Err(error.into()),
+                }
             })
             .await?;
         Ok((ByteStream::new(fd, self.1)?, peer))
