@@ -81,6 +81,23 @@ async def test_sock_recv_returns_nothing_at_the_end(loop, pair):
     assert await loop.sock_recv(one, 100) == b""
 
 
+async def test_sock_recv_of_much_and_little_in_turn_returns_what_is_there(loop, pair):
+    one, other = pair
+    for size in (100, 50_000, 50_000, 1, 40_000, 100_000, 7):
+        piece = os.urandom(size)
+        sending = loop.create_task(loop.sock_sendall(other, piece))
+        received = b""
+        while len(received) < size:
+            # More than much, much, and as much as there is.
+            for limit in (300_000, 100_000, size - len(received)):
+                if len(received) < size:
+                    received += await loop.sock_recv(one, limit)
+        assert received == piece
+        await sending
+    other.shutdown(socket.SHUT_WR)
+    assert await loop.sock_recv(one, 100_000) == b""
+
+
 async def test_sock_recv_into_fills_the_buffer(loop, pair):
     one, other = pair
     buffer = bytearray(10)

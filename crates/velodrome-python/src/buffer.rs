@@ -1,8 +1,13 @@
 //! Bytes and the buffer protocol to slices, and back.
 
-use std::{mem::MaybeUninit, slice};
+use std::{
+    mem::MaybeUninit,
+    os::fd::{AsRawFd, BorrowedFd},
+    slice,
+};
 
 use pyo3::{PyTraverseError, PyVisit, ffi, prelude::*, types::PyBytes};
+use velodrome::Errno;
 
 unsafe extern "C" {
     /// Shrinks a new bytes object in place; on failure it is freed and the pointer is null.
@@ -134,4 +139,27 @@ pub fn bytes_filled_by<E>(
             }
         }
     }
+}
+
+/// Receives once, into `first` and then into `second`, without waiting.
+pub fn receive_two(
+    fd: BorrowedFd<'_>,
+    first: &mut [MaybeUninit<u8>],
+    second: &mut [u8],
+) -> Result<usize, Errno> {
+    let mut parts = [
+        libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() },
+        libc::iovec { iov_base: second.as_mut_ptr().cast(), iov_len: second.len() },
+    ];
+    // SAFETY: nulls and zeros say that there is room for neither an address nor control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iovlen = parts.len() as _;
+    // SAFETY: the kernel writes to nothing but the message and its two parts, which are borrowed
+    // exclusively and as long as they say.
+    let count = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    usize::try_from(count).map_err(|_| {
+        let error = std::io::Error::last_os_error();
+        Errno::from_io_error(&error).unwrap_or(Errno::IO)
+    })
 }

@@ -72,6 +72,8 @@ pub struct State {
     spare: Cell<Option<Py<Handle>>>,
     /// What small reads land in before they become exact bytes. Lent out during one read.
     scratch: Cell<Option<Box<[u8]>>>,
+    /// How many bytes the next `sock_recv` may bring, for `receive_bytes`.
+    expected_bytes: Cell<usize>,
     /// What many datagrams land in. Lent out likewise.
     receive_batch: Cell<Option<Box<ReceiveBatch>>>,
     /// Where TLS puts the records of a turn. Lent out likewise.
@@ -253,6 +255,11 @@ impl Loop {
         let result = read(&mut buffer);
         scratch.set(Some(buffer));
         result
+    }
+
+    /// How many bytes the next `sock_recv` may bring.
+    pub fn expected_bytes(&self, py: Python<'_>) -> &Cell<usize> {
+        &self.0.get(py).expected_bytes
     }
 
     /// Lends the room for many datagrams to `receive`, which must not run Python code.
@@ -465,6 +472,7 @@ impl Loop {
             deferred: RefCell::default(),
             spare: Cell::new(None),
             scratch: Cell::new(None),
+            expected_bytes: Cell::new(0),
             receive_batch: Cell::new(None),
             tls_output: Cell::default(),
             wakeup_fd: Cell::new(WakeupFd::Untouched),

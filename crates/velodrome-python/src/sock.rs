@@ -11,7 +11,6 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
-    mem::MaybeUninit,
     os::fd::{BorrowedFd, RawFd},
 };
 
@@ -32,17 +31,17 @@ use velodrome::{
 
 use crate::{
     address,
-    buffer::{View, bytes_filled_by},
+    buffer::View,
     call::{Call, Held, copy_context},
     callback::Source,
     client::refusal,
     error::os_error,
-    event_loop::{Loop, SCRATCH_BYTES, new_future},
+    event_loop::{Loop, new_future},
     gil::GilBound,
     handle::Handle,
     imports::loaded,
     originals,
-    transport::base::clone_of,
+    transport::{base::clone_of, receiving::receive_bytes},
 };
 
 /// An operation that would have blocked.
@@ -101,7 +100,12 @@ impl Operation {
         match self {
             // As in Python's socket: nothing is asked of the kernel.
             Operation::Receive { limit: 0 } => done(Ok(PyBytes::new(py, &[]).into_any().unbind())),
-            Operation::Receive { limit } => done(receive(event_loop, fd, *limit)?),
+            Operation::Receive { limit } => {
+                let event_loop = event_loop.get();
+                let expected = event_loop.expected_bytes(py);
+                let received = receive_bytes(py, event_loop, fd, *limit, expected)?;
+                done(received.map(Py::into_any))
+            }
             Operation::ReceiveInto { view } if view.len() == 0 => done(Ok(0.into_py_any(py)?)),
             Operation::ReceiveInto { view } => {
                 let received = recv(fd, view.bytes_mut(py), RecvFlags::DONTWAIT);
@@ -137,26 +141,6 @@ fn done(result: Result<Py<PyAny>, Errno>) -> PyResult<Attempt> {
         Err(error) if is_retry(error) => Ok(Attempt::WouldBlock),
         Err(error) => Err(os_error(error)),
     }
-}
-
-/// Receives new bytes: small ones by way of the loop's scratch buffer.
-fn receive(
-    event_loop: &Bound<'_, Loop>,
-    fd: BorrowedFd<'_>,
-    limit: usize,
-) -> PyResult<Result<Py<PyAny>, Errno>> {
-    let py = event_loop.py();
-    let received = if limit <= SCRATCH_BYTES {
-        event_loop.get().with_scratch(py, |scratch| {
-            recv(fd, &mut scratch[..limit], RecvFlags::DONTWAIT)
-                .map(|(count, _)| PyBytes::new(py, &scratch[..count]).unbind())
-        })
-    } else {
-        bytes_filled_by(py, limit, |buffer: &mut [MaybeUninit<u8>]| {
-            recv(fd, buffer, RecvFlags::DONTWAIT).map(|((filled, _), _)| filled.len())
-        })?
-    };
-    Ok(received.map(Py::into_any))
 }
 
 struct Waiter {

@@ -67,6 +67,8 @@ pub struct BaseTransport {
     /// Answers of `get_extra_info` that are Python objects already.
     pub extra: RefCell<Option<Py<PyDict>>>,
     writes_after_loss: Cell<u32>,
+    /// How many bytes the next read of a socket may bring, for `receive_bytes`.
+    pub expected_bytes: Cell<usize>,
 }
 
 /// Writes to a lost connection are logged from this one on, as asyncio does.
@@ -101,6 +103,7 @@ impl BaseTransport {
             lost_because: RefCell::new(None),
             extra: RefCell::new(extra.as_ref().map(|extra| extra.clone_ref(py))),
             writes_after_loss: Cell::new(0),
+            expected_bytes: Cell::new(0),
         })
     }
 

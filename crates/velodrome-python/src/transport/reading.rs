@@ -7,9 +7,11 @@ use velodrome::{Errno, error::is_retry, life::Phase};
 
 use super::{
     Inner, ProtocolKind, StreamTransport,
-    receiving::{Received, receive, receive_for_streams},
+    receiving::{Received, receive_bytes, receive_for_streams},
 };
-use crate::{buffer::View, error::os_error, tls::TlsTransport};
+use crate::{buffer::View, error::os_error, event_loop::SCRATCH_BYTES, tls::TlsTransport};
+
+const FATAL_READ_ERROR: &str = "Fatal read error on socket transport";
 
 impl StreamTransport {
     #[inline]
@@ -33,9 +35,14 @@ impl StreamTransport {
     fn read_streaming(slf: &Bound<'_, Self>, inner: &Inner) -> PyResult<()> {
         // SAFETY: the stream is open, so the descriptor is.
         let fd = unsafe { BorrowedFd::borrow_raw(inner.base.fd.get()) };
-        match receive(slf.py(), &inner.base, &inner.stream, fd) {
-            Ok(received) => Self::deliver(slf, Ok(received)),
-            Err(error) => Self::read_failed(slf, error),
+        let py = slf.py();
+        let Some(event_loop) = inner.base.event_loop(py) else { return Ok(()) };
+        let expected = &inner.base.expected_bytes;
+        match receive_bytes(py, event_loop.get(), fd, SCRATCH_BYTES, expected) {
+            Ok(Ok(bytes)) if bytes.as_bytes(py).is_empty() => Self::ended(slf),
+            Ok(Ok(bytes)) => Self::deliver(slf, Ok(Received::Bytes(bytes))),
+            Ok(Err(error)) => Self::read_failed(slf, error),
+            Err(error) => Self::fatal(slf, error, FATAL_READ_ERROR),
         }
     }
 
@@ -152,7 +159,7 @@ impl StreamTransport {
         if is_retry(error) {
             return Ok(());
         }
-        Self::fatal(slf, os_error(error), "Fatal read error on socket transport")
+        Self::fatal(slf, os_error(error), FATAL_READ_ERROR)
     }
 
     fn ended(slf: &Bound<'_, Self>) -> PyResult<()> {
