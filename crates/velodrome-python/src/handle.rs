@@ -366,6 +366,9 @@ impl Handle {
 
 /// `tp_traverse` of both classes.
 ///
+/// The collector comes to each handle several times, so it looks into the cells where they are, and
+/// does not visit the class, which PyO3 keeps for good.
+///
 /// # Safety
 /// To be called by the garbage collector on a `Handle` or `TimerHandle`.
 pub unsafe extern "C" fn traverse(
@@ -373,31 +376,27 @@ pub unsafe extern "C" fn traverse(
     visit: ffi::visitproc,
     argument: *mut c_void,
 ) -> c_int {
-    // SAFETY: the collector runs attached, the object is a handle (a timer handle starts with
-    // one), and every pointer that is visited is an object that the handle holds.
-    unsafe {
+    let each = |held: &Py<PyAny>| {
+        // SAFETY: an object that the handle holds.
+        match unsafe { visit(held.as_ptr(), argument) } {
+            0 => Ok(()),
+            stop => Err(stop),
+        }
+    };
+    // SAFETY: the collector runs attached, and the object is a handle (a timer handle starts with
+    // one). A visit runs no Python code, so the cells stay as they are meanwhile.
+    let visited = unsafe {
         let handle = Bound::ref_from_ptr(Python::assume_attached(), &object)
             .cast_unchecked::<Handle>()
             .get();
         let inner = handle.0.in_traverse();
-        let mut each = |held: *mut ffi::PyObject| match visit(held, argument) {
-            0 => Ok(()),
-            stop => Err(stop),
-        };
-        let optional = |object: &Option<Py<PyAny>>| object.as_ref().map(Py::as_ptr);
-        let class = ffi::Py_TYPE(object).cast();
-        let held = [
-            Some(class),
-            peek(&inner.callback, optional),
-            peek(&inner.context, optional),
-            peek(&inner.event_loop, |it| it.as_ref().map(Py::as_ptr)),
-        ];
-        let result = held.into_iter().flatten().try_for_each(&mut each);
-        match result.and_then(|()| {
-            peek(&inner.arguments, |held| held.try_for_each(|object| each(object.as_ptr())))
-        }) {
-            Ok(()) => 0,
-            Err(stop) => stop,
-        }
-    }
+        let event_loop = &*inner.event_loop.as_ptr();
+        (*inner.callback.as_ptr())
+            .as_ref()
+            .map_or(Ok(()), each)
+            .and_then(|()| (*inner.context.as_ptr()).as_ref().map_or(Ok(()), each))
+            .and_then(|()| event_loop.as_ref().map_or(Ok(()), |it| each(it.as_any())))
+            .and_then(|()| (*inner.arguments.as_ptr()).try_for_each(each))
+    };
+    visited.err().unwrap_or(0)
 }
