@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import contextvars
+import gc
 import math
 import random
 import time
@@ -192,6 +194,69 @@ def test_a_timer_cancelled_after_it_ran_is_harmless(loop):
     timer.cancel()
     assert timer.cancelled()
     run_for(loop, 0.001)
+
+
+def test_a_timer_has_nothing_of_those_that_are_gone(loop):
+    ran = []
+    gone = loop.call_at(10**9, ran.append, "gone")
+    watched = weakref.ref(gone)
+    gone.cancel()
+    del gone
+    for again in range(600):
+        loop.call_at(10**9, ran.append, again, context=contextvars.Context()).cancel()
+        timer = loop.call_later(60, ran.append, "new", "another")
+        assert type(timer.when()) is float
+        assert timer._scheduled
+        assert not timer.cancelled()
+        assert (timer._args, timer._loop) == (("new", "another"), loop)
+        timer.cancel()
+    timers = [loop.call_later(0.001, ran.append, number) for number in range(600)]
+    assert len({id(timer) for timer in timers}) == len(timers)
+    del timers
+    run_for(loop, 0.005)
+    assert ran == list(range(600))
+    assert watched() is None
+
+
+def test_a_timer_in_a_cycle_is_freed(loop):
+    class Owner:
+        def fire(self):
+            pass
+
+    for _ in range(3):
+        owner = Owner()
+        owner.timer = loop.call_later(0, owner.fire)
+        watched = weakref.ref(owner)
+        run_for(loop, 0.001)
+        del owner
+        gc.collect()
+        assert watched() is None
+
+
+def test_what_a_timer_drops_may_set_timers(loop):
+    ran = []
+
+    class Dropped:
+        def __del__(self):
+            ran.append(None)
+            loop.call_later(0, ran.append, "set by what was dropped")
+
+    for _ in range(400):
+        loop.call_later(0.001, lambda _: None, Dropped())
+        loop.call_later(60, print, Dropped()).cancel()
+    run_for(loop, 0.005)
+    run_for(loop, 0.001)
+    assert ran.count("set by what was dropped") == ran.count(None) == 800
+
+
+def test_cancel_takes_no_arguments(loop):
+    timer = loop.call_later(60, print)
+    with pytest.raises(TypeError, match=r"cancel\(\) takes 1 positional argument but 2 were given"):
+        timer.cancel(1)
+    with pytest.raises(TypeError, match=r"cancel\(\) got an unexpected keyword argument 'x'"):
+        timer.cancel(x=1)
+    assert not timer.cancelled()
+    timer.cancel()
 
 
 def test_sleep_sleeps_long_enough(loop):

@@ -12,6 +12,7 @@ import threading
 import weakref
 
 import pytest
+import velodrome
 from support import gone, open_fds, resident_bytes, thread_count, warning_texts
 
 
@@ -466,6 +467,18 @@ def test_cancelled_timers_do_not_pile_up(loop):
     loop.run_until_complete(main(40))
     # 400,000 entries would be at least 10 MB.
     assert resident_bytes("self") - before < 8 << 20
+
+
+def test_the_class_of_timers_is_not_kept_or_lost_by_them(loop):
+    kind = velodrome._native.TimerHandle
+    loop.call_later(60, print).cancel()
+    before = sys.getrefcount(kind)
+    for _ in range(3):
+        timers = [loop.call_later(60, print) for _ in range(1000)]
+        assert sys.getrefcount(kind) == before + len(timers)
+        while timers:
+            timers.pop().cancel()
+        assert sys.getrefcount(kind) == before
 
 
 # --- nothing grows --------------------------------------------------------------------------------

@@ -239,6 +239,16 @@ pub enum Timer {
 }
 
 impl Timer {
+    /// Drops it, see [`Held::release`](crate::call::Held::release).
+    #[inline]
+    pub fn release(self, py: Python<'_>) {
+        match self {
+            Timer::Native(timer) => timer.drop_ref(py),
+            Timer::Foreign(timer) => timer.drop_ref(py),
+            Timer::Record(record) => drop(record),
+        }
+    }
+
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Timer::Native(timer) => visit.call(timer),

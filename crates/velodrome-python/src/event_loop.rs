@@ -290,7 +290,9 @@ impl Loop {
     pub fn cancel_timer(&self, py: Python<'_>, key: TimerKey) {
         let cancelled = self.model(py).ok().and_then(|model| model.cancel_timer(key));
         // Nothing of the loop is borrowed any more.
-        drop(cancelled);
+        if let Some(timer) = cancelled {
+            timer.release(py);
+        }
     }
 
     pub fn user_wakeup_fd(&self, py: Python<'_>) -> RawFd {

@@ -288,3 +288,9 @@ pub fn set_traverse(class: &Bound<'_, PyType>, traverse: ffi::traverseproc) {
     // held, and has no instance yet.
     unsafe { (*class.as_type_ptr()).tp_traverse = Some(traverse) };
 }
+
+/// Replaces a class's `tp_dealloc`, and returns what it was.
+pub fn set_dealloc(class: &Bound<'_, PyType>, dealloc: ffi::destructor) -> Option<ffi::destructor> {
+    // SAFETY: as above.
+    unsafe { (*class.as_type_ptr()).tp_dealloc.replace(dealloc) }
+}

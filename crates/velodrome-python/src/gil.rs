@@ -31,7 +31,7 @@ unsafe impl<T> Sync for GilBound<T> {}
 unsafe impl<T> Send for GilBound<T> {}
 
 impl<T> GilBound<T> {
-    pub fn new(value: T) -> Self {
+    pub const fn new(value: T) -> Self {
         GilBound(value)
     }
 

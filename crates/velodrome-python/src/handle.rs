@@ -24,7 +24,7 @@ use crate::{
     report,
 };
 
-pub use timer::TimerHandle;
+pub use timer::{TimerHandle, prepare as prepare_timers};
 
 /// Who may have to wait for whom when a handle is cancelled from another thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,19 @@ fn clone_of<T>(py: Python<'_>, cell: &Cell<Option<Py<T>>>) -> Option<Py<T>> {
 #[pyclass(frozen, subclass, weakref, module = "velodrome")]
 pub struct Handle(GilBound<Inner>);
 
+/// # Safety
+/// The object is a handle of either kind, and not yet freed.
+#[inline]
+unsafe fn has_weak_references(object: *mut ffi::PyObject) -> bool {
+    // SAFETY: the list of its weak references is where its class says. Without a place for one, this
+    // would not be known.
+    unsafe {
+        let offset = (*ffi::Py_TYPE(object)).tp_weaklistoffset;
+        let weak = object.byte_offset(offset).cast::<*mut ffi::PyObject>();
+        offset <= 0 || !(*weak).is_null()
+    }
+}
+
 /// How often [`Handle::wait_until_idle`] looks. It is rare that a handle is cancelled from another
 /// thread in the middle of its call; a condition variable would cost each call a system call.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_micros(200);
@@ -94,13 +107,8 @@ impl Handle {
     /// Whether only the caller has the handle: one reference, and none that is weak.
     #[inline]
     fn is_exclusive(slf: &Bound<'_, Handle>) -> bool {
-        // SAFETY: a live object; the list of its weak references is where its class says.
-        unsafe {
-            let object = slf.as_ptr();
-            let offset = (*ffi::Py_TYPE(object)).tp_weaklistoffset;
-            let weak = object.byte_offset(offset).cast::<*mut ffi::PyObject>();
-            ffi::Py_REFCNT(object) == 1 && offset > 0 && (*weak).is_null()
-        }
+        // SAFETY: a live handle.
+        unsafe { ffi::Py_REFCNT(slf.as_ptr()) == 1 && !has_weak_references(slf.as_ptr()) }
     }
 
     /// Takes the call out of a handle that only the caller has, if it was not cancelled and is one
@@ -141,13 +149,32 @@ impl Handle {
         if inner.cancelled.get() || !Self::is_exclusive(slf) {
             return Err(call);
         }
-        inner.sharing.set(Sharing::of(slf.py(), &call));
+        slf.get().fill(event_loop, call);
+        Ok(())
+    }
+
+    /// Makes a handle new that holds nothing but, perhaps, the loop.
+    #[inline]
+    fn fill(&self, event_loop: &Bound<'_, Loop>, call: Call) {
+        let inner = self.0.get(event_loop.py());
+        inner.cancelled.set(false);
+        inner.sharing.set(Sharing::of(event_loop.py(), &call));
         inner.callback.set(Some(call.callback));
         inner.arguments.set(call.arguments);
         inner.context.set(Some(call.context));
         let own = inner.event_loop.take();
         inner.event_loop.set(Some(own.unwrap_or_else(|| event_loop.clone().unbind())));
-        Ok(())
+    }
+
+    /// Lets go of all that it holds.
+    fn empty(&self, py: Python<'_>) {
+        let inner = self.0.get(py);
+        let arguments = inner.arguments.take();
+        let others = [inner.callback.take(), inner.context.take()];
+        // When nothing is left in it, as this may run code.
+        self.release(py);
+        arguments.release(py);
+        others.into_iter().flatten().for_each(|object| object.drop_ref(py));
     }
 
     /// Lets go of the loop, too.
@@ -351,16 +378,7 @@ impl Handle {
     }
 
     fn __clear__(&self) {
-        Python::attach(|py| {
-            let inner = self.0.get(py);
-            let dropped = (
-                inner.callback.take(),
-                inner.arguments.take(),
-                inner.context.take(),
-                inner.event_loop.take(),
-            );
-            drop(dropped);
-        });
+        Python::attach(|py| self.empty(py));
     }
 }
 

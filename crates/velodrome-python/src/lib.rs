@@ -87,6 +87,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     fast::add_methods(&py.get_type::<Loop>(), watch::METHODS)?;
     fast::set_traverse(&py.get_type::<Handle>(), handle::traverse);
     fast::set_traverse(&py.get_type::<TimerHandle>(), handle::traverse);
+    handle::prepare_timers(&py.get_type::<TimerHandle>())?;
     module.add_function(wrap_pyfunction!(learn_originals, module)?)?;
     module.add_function(wrap_pyfunction!(add_loop_methods, module)?)?;
     module.add_function(wrap_pyfunction!(numeric_getaddrinfo, module)?)?;

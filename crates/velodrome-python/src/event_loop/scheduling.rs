@@ -179,8 +179,7 @@ fn add_timer(
     registration: Registration<'_>,
 ) -> PyResult<Py<PyAny>> {
     let py = slf.py();
-    let handle = Handle::new(slf, held_call(py, registration, false)?);
-    let timer = Py::new(py, TimerHandle::new(handle, when, whole))?;
+    let timer = TimerHandle::new(slf, held_call(py, registration, false)?, when, whole)?;
     let queued = Timer::Native(timer.clone_ref(py));
     let delay_ns = (delay * 1e9) as u64;
     let key = slf.get().model(py)?.call_later(delay_ns, whole_ns(when), queued);
