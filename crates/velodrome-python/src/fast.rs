@@ -245,22 +245,29 @@ pub unsafe fn enter<T: PyClass>(
                 };
                 (Bound::ref_from_ptr(py, &receiver).cast_unchecked::<T>(), values)
             };
-            method(py, receiver, Arguments { py, values, positional, keywords })
+            let result = method(py, receiver, Arguments { py, values, positional, keywords });
+            // In here, so that no more than a pointer comes out: the processor waits for what is
+            // read as a whole when it was just written in parts.
+            pointer_or_raise(py, result)
         });
-        let result = catch_unwind(body).unwrap_or_else(|panic| {
+        catch_unwind(body).unwrap_or_else(|panic| {
             let message = panic
                 .downcast_ref::<&str>()
                 .map(|text| (*text).to_owned())
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_else(|| "panic without a message".to_owned());
-            Err(PanicException::new_err(message))
-        });
-        match result {
-            Ok(value) => value.into_ptr(),
-            Err(error) => {
-                error.restore(py);
-                std::ptr::null_mut()
-            }
+            pointer_or_raise(py, Err(PanicException::new_err(message)))
+        })
+    }
+}
+
+#[inline]
+fn pointer_or_raise(py: Python<'_>, result: PyResult<Py<PyAny>>) -> *mut ffi::PyObject {
+    match result {
+        Ok(value) => value.into_ptr(),
+        Err(error) => {
+            error.restore(py);
+            std::ptr::null_mut()
         }
     }
 }
