@@ -45,33 +45,13 @@ impl<C, W: Wake> Inbox<C, W> {
     /// Hands a callback to the loop, in order, from any thread, and ends its sleep. Returns how many
     /// wait now, or the callback if the loop is closed.
     pub fn push(&self, callback: C) -> Result<usize, C> {
-        let waiting = {
-            let mut queue = self.lock();
-            let Some(queue) = queue.as_mut() else { return Err(callback) };
-            queue.push_back(callback);
-            self.filled.store(true, Release);
-            queue.len()
-        };
-        self.wake();
-        Ok(waiting)
+        self.end().push(callback)
     }
 
-    /// As [`Inbox::push`], of what `make` makes of the callback that waits as the last one: it may also
-    /// exchange that for one that does the same. `None` if none waits or `make` makes nothing.
-    ///
-    /// `make` must not reach the inbox, nor run foreign code.
-    #[inline]
-    pub fn push_after_last(&self, make: impl FnOnce(&mut C) -> Option<C>) -> Option<usize> {
-        let waiting = {
-            let mut queue = self.lock();
-            let queue = queue.as_mut()?;
-            let callback = make(queue.back_mut()?)?;
-            queue.push_back(callback);
-            self.filled.store(true, Release);
-            queue.len()
-        };
-        self.wake();
-        Some(waiting)
+    /// The end of the queue, locked: until it is gone nothing may reach the inbox, nor foreign code run.
+    #[inline(always)]
+    pub fn end(&self) -> End<'_, C, W> {
+        End { inbox: self, queue: self.lock() }
     }
 
     /// Ends the loop's sleep, from any thread.
@@ -131,6 +111,34 @@ impl<C, W: Wake> Inbox<C, W> {
     }
 }
 
+/// See [`Inbox::end`].
+#[derive(Debug)]
+pub struct End<'a, C, W: Wake = std::sync::Arc<Waker>> {
+    inbox: &'a Inbox<C, W>,
+    queue: MutexGuard<'a, Option<VecDeque<C>>>,
+}
+
+impl<C, W: Wake> End<'_, C, W> {
+    /// The callback that waits as the last one. It may be exchanged for one that does the same.
+    #[inline(always)]
+    pub fn last(&mut self) -> Option<&mut C> {
+        self.queue.as_mut()?.back_mut()
+    }
+
+    /// As [`Inbox::push`].
+    #[inline(always)]
+    pub fn push(self, callback: C) -> Result<usize, C> {
+        let End { inbox, queue: mut guard } = self;
+        let Some(queue) = guard.as_mut() else { return Err(callback) };
+        queue.push_back(callback);
+        let waiting = queue.len();
+        inbox.filled.store(true, Release);
+        drop(guard);
+        inbox.wake();
+        Ok(waiting)
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use std::{sync::Arc, thread};
@@ -170,18 +178,16 @@ mod tests {
     }
 
     #[test]
-    fn a_push_after_the_last_may_change_it() {
+    fn the_last_that_waits_may_be_changed_before_a_push() {
         let inbox = inbox();
-        assert_eq!(inbox.push_after_last(|_: &mut i32| unreachable!("none waits")), None);
-        inbox.push(1).unwrap();
-        assert_eq!(inbox.push_after_last(|_| None), None);
-        let waiting = inbox.push_after_last(|last| {
-            *last += 10;
-            Some(2)
-        });
-        assert_eq!(waiting, Some(2));
+        assert_eq!(inbox.end().last(), None);
+        assert_eq!(inbox.end().push(1), Ok(1));
+        let mut end = inbox.end();
+        *end.last().expect("one waits") += 10;
+        assert_eq!(end.push(2), Ok(2));
         assert_eq!(inbox.close(), [11, 2]);
-        assert_eq!(inbox.push_after_last(|_| Some(3)), None);
+        assert_eq!(inbox.end().last(), None);
+        assert_eq!(inbox.end().push(3), Err(3));
     }
 
     #[test]

@@ -83,30 +83,26 @@ fn call_soon_threadsafe<'py>(
         return Ok(handle.into_any());
     }
     // One lock for both: the handle that the last callback gives up goes into the queue again.
-    let (mut call, mut handle) = (Some(call), None);
-    let waiting = model.inbox().push_after_last(|last| {
-        let given_up = handle.insert(last.give_up_handle(slf)?);
-        match Handle::again(given_up.bind(py), slf, call.take()?) {
-            Ok(()) => Some(Callback::Handle(given_up.clone_ref(py))),
-            Err(back) => {
-                call = Some(back);
-                None
+    let mut end = model.inbox().end();
+    let given_up = end.last().and_then(|last| last.give_up_handle(slf));
+    let call = match given_up {
+        None => call,
+        Some(handle) => match Handle::again(handle.bind(py), slf, call) {
+            Ok(()) => {
+                let pushed = end.push(Callback::Handle(handle.clone_ref(py)));
+                drop(model);
+                give_way_if_due(slf, pushed.map_err(|_| error::closed())?)?;
+                return Ok(handle.into_any());
             }
-        }
-    });
+            // It is somebody's, so nothing ends with this reference.
+            Err(call) => call,
+        },
+    };
+    drop(end);
     drop(model);
-    match (handle, call, waiting) {
-        (Some(handle), None, Some(waiting)) => {
-            give_way_if_due(slf, waiting)?;
-            Ok(handle.into_any())
-        }
-        (_, Some(call), _) => {
-            let handle = handle_for(slf, call, None)?;
-            push_from_any_thread(slf, Callback::Handle(handle.clone_ref(py)))?;
-            Ok(handle.into_any())
-        }
-        _ => Err(error::closed()),
-    }
+    let handle = handle_for(slf, call, None)?;
+    push_from_any_thread(slf, Callback::Handle(handle.clone_ref(py)))?;
+    Ok(handle.into_any())
 }
 
 /// Queues in order: directly in the loop's own thread, through the inbox from any other.
