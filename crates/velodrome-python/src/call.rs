@@ -79,7 +79,7 @@ pub enum Held {
 
 impl Held {
     /// Takes references to borrowed arguments.
-    #[inline]
+    #[inline(always)]
     pub fn new(py: Python<'_>, values: &[*mut ffi::PyObject]) -> PyResult<Self> {
         // SAFETY: the pointers come from the caller's argument array: alive for the call.
         let hold = |value: *mut ffi::PyObject| unsafe { borrowed(py, value) };

@@ -116,7 +116,7 @@ impl Callback {
 
     /// Puts the mere call of a handle that nobody else has in the handle's place. Returns that
     /// handle, to be used again.
-    #[inline]
+    #[inline(always)]
     pub fn give_up_handle(&mut self, event_loop: &Bound<'_, Loop>) -> Option<Py<Handle>> {
         let Callback::Handle(handle) = self else { return None };
         let call = Handle::give_up(handle.bind(event_loop.py()), event_loop)?;

@@ -113,7 +113,7 @@ impl Handle {
 
     /// Takes the call out of a handle that only the caller has, if it was not cancelled and is one
     /// of `event_loop`, which is where its exceptions go. It may then be used [`again`](Self::again).
-    #[inline]
+    #[inline(always)]
     pub fn give_up(slf: &Bound<'_, Handle>, event_loop: &Bound<'_, Loop>) -> Option<Call> {
         let inner = slf.get().0.get(slf.py());
         let is_own =
@@ -139,7 +139,7 @@ impl Handle {
 
     /// Uses a handle that gave up its call for another one: then it is as new. Gives the call back
     /// if somebody has found the handle meanwhile, by way of the garbage collector.
-    #[inline]
+    #[inline(always)]
     pub fn again(
         slf: &Bound<'_, Handle>,
         event_loop: &Bound<'_, Loop>,
@@ -154,7 +154,7 @@ impl Handle {
     }
 
     /// Makes a handle new that holds nothing but, perhaps, the loop.
-    #[inline]
+    #[inline(always)]
     fn fill(&self, event_loop: &Bound<'_, Loop>, call: Call) {
         let inner = self.0.get(event_loop.py());
         inner.cancelled.set(false);

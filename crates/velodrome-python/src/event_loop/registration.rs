@@ -36,18 +36,27 @@ impl Registration<'_> {
 }
 
 /// Takes `(callback, *args, context=None)` apart.
-#[inline]
+#[inline(always)]
 pub fn registration<'a, 'py>(
     py: Python<'py>,
     function: &str,
     arguments: Arguments<'a, 'py>,
 ) -> PyResult<Registration<'a>> {
-    let positional = arguments.positional();
-    if !arguments.has_keywords() {
-        let (&callback, rest) =
-            positional.split_first().ok_or_else(|| missing(function, &["callback"]))?;
+    if let [callback, ref rest @ ..] = *arguments.positional()
+        && !arguments.has_keywords()
+    {
         return Ok(Registration { callback, arguments: rest, context: None });
     }
+    registration_by_name(py, function, arguments)
+}
+
+#[inline(never)]
+fn registration_by_name<'a, 'py>(
+    py: Python<'py>,
+    function: &str,
+    arguments: Arguments<'a, 'py>,
+) -> PyResult<Registration<'a>> {
+    let positional = arguments.positional();
     let [context, callback] =
         arguments.take_keywords(function, [intern!(py, "context"), intern!(py, "callback")])?;
     match (callback, positional.split_first()) {
@@ -61,7 +70,7 @@ pub fn registration<'a, 'py>(
 }
 
 /// Splits `(first, callback, *args, context=None)`, each of the two also by keyword.
-#[inline]
+#[inline(always)]
 pub fn registration_after<'a, 'py>(
     py: Python<'py>,
     function: &str,
@@ -75,6 +84,16 @@ pub fn registration_after<'a, 'py>(
         let first = unsafe { Bound::from_borrowed_ptr(py, first) };
         return Ok((first, Registration { callback, arguments: rest, context: None }));
     }
+    registration_after_by_name(py, function, first_name, arguments)
+}
+
+#[inline(never)]
+fn registration_after_by_name<'a, 'py>(
+    py: Python<'py>,
+    function: &str,
+    first_name: &Bound<'py, PyString>,
+    arguments: Arguments<'a, 'py>,
+) -> PyResult<(Bound<'py, PyAny>, Registration<'a>)> {
     let names = [intern!(py, "context"), first_name, intern!(py, "callback")];
     let [context, first, callback] = arguments.take_keywords(function, names)?;
     let mut positional = arguments.positional();
@@ -107,7 +126,7 @@ pub fn registration_after<'a, 'py>(
 }
 
 /// Takes references to what a registration borrows.
-#[inline]
+#[inline(always)]
 pub fn held_call(
     py: Python<'_>,
     registration: Registration<'_>,
@@ -124,7 +143,7 @@ pub fn held_call(
 }
 
 /// A handle for a call: one that nobody has any more, if there is one, else a new one.
-#[inline]
+#[inline(always)]
 pub fn handle_for(
     slf: &Bound<'_, Loop>,
     call: Call,
@@ -142,7 +161,7 @@ pub fn handle_for(
 }
 
 /// The context that a registration names, or a copy of the current one.
-#[inline]
+#[inline(always)]
 fn context_or_copy(py: Python<'_>, context: Option<*mut ffi::PyObject>) -> PyResult<Py<PyAny>> {
     match context {
         // SAFETY: an argument of the call under way, alive during it.
