@@ -174,7 +174,8 @@ impl Call {
     /// Calls the callback in its context. `self` is alive meanwhile, and so is what is in it.
     #[inline]
     pub fn run(&self, py: Python<'_>) -> PyResult<()> {
-        in_context(py, &self.context, || self.arguments.call(py, &self.callback)).map(drop)
+        let result = in_context(py, &self.context, || self.arguments.call(py, &self.callback));
+        result.map(|object| object.drop_ref(py))
     }
 
     /// Drops the references, see [`Held::release`].

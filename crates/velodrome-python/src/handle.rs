@@ -9,7 +9,7 @@ mod timer;
 use std::{
     cell::Cell,
     ffi::{c_int, c_void},
-    thread,
+    mem, thread,
     time::Duration,
 };
 
@@ -62,7 +62,8 @@ struct Inner {
 fn peek<T: Default, R>(cell: &Cell<T>, look: impl FnOnce(&T) -> R) -> R {
     let value = cell.take();
     let result = look(&value);
-    cell.set(value);
+    // What was there meanwhile holds nothing, so that to drop it would be a call for nothing.
+    mem::forget(cell.replace(value));
     result
 }
 

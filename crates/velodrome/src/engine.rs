@@ -358,8 +358,10 @@ impl<K: Kind> Engine<K> {
             return Some(0);
         }
         let mut timers = self.timers.borrow_mut();
+        // Without a timer the clock is not looked at.
+        let deadline_ns = timers.next_deadline_ns()?;
         let now_ns = self.now_ns();
-        let mut wait_ns = timers.next_deadline_ns()?.saturating_sub(now_ns);
+        let mut wait_ns = deadline_ns.saturating_sub(now_ns);
         if wait_ns == 0 {
             return Some(0);
         }
