@@ -10,6 +10,7 @@ import time
 import weakref
 
 import pytest
+from support import run_child
 
 variable = contextvars.ContextVar("variable", default="default")
 
@@ -518,6 +519,24 @@ def test_a_handle_that_is_kept_stays_what_it_was(loop):
     assert names == ["int()>", "bool()>", "bytes()>"]
     run_batches(loop)
     assert [repr(handle).split()[1] for handle in kept] == names
+
+
+@pytest.mark.parametrize("method", ["call_soon", "call_later"])
+def test_handles_that_have_each_other_end_one_after_the_other(loop_name, method):
+    """Each is the only one that has the next; calls inside of calls would need more stack than there is."""
+    code = f"""
+        import asyncio
+
+        when = ["call_later", "call_soon"].index({method!r})
+        loop = new_event_loop()
+        handle = None
+        for _ in range(200_000):
+            handle = getattr(loop, {method!r})(*[1][when:], print, handle)
+        loop.close()
+        del handle
+        print("ended")
+    """
+    assert run_child(loop_name, code).stdout == "ended\n"
 
 
 @pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])

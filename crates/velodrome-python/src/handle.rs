@@ -4,6 +4,7 @@
 //! cannot share the layout of a Python class with slots. In debug mode asyncio's own handles are
 //! used instead (see `event_loop.rs`), so there is nothing of debugging here.
 
+mod content;
 mod timer;
 
 use std::{
@@ -24,6 +25,7 @@ use crate::{
     report,
 };
 
+use content::Content;
 pub use timer::{TimerHandle, prepare as prepare_timers};
 
 /// Who may have to wait for whom when a handle is cancelled from another thread.
@@ -170,12 +172,13 @@ impl Handle {
     /// Lets go of all that it holds.
     fn empty(&self, py: Python<'_>) {
         let inner = self.0.get(py);
-        let arguments = inner.arguments.take();
-        let others = [inner.callback.take(), inner.context.take()];
+        let content = Content {
+            arguments: inner.arguments.take(),
+            others: [inner.callback.take(), inner.context.take()],
+        };
         // When nothing is left in it, as this may run code.
         self.release(py);
-        arguments.release(py);
-        others.into_iter().flatten().for_each(|object| object.drop_ref(py));
+        content.release(py);
     }
 
     /// Lets go of the loop, too.
@@ -380,6 +383,13 @@ impl Handle {
 
     fn __clear__(&self) {
         Python::attach(|py| self.empty(py));
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: it is part of a Python object that is freed, or not yet made, in an attached thread.
+        self.empty(unsafe { Python::assume_attached() });
     }
 }
 
