@@ -140,6 +140,44 @@ def test_what_a_callback_has_written_before_it_forks_is_sent_once(loop_name):
     assert run(loop_name, code) == ["b'abababab'"]
 
 
+@pytest.mark.parametrize("method", ["close", "abort", "get_write_buffer_size"])
+def test_what_a_callback_has_written_when_another_thread_forks_is_sent_once(loop_name, method):
+    """Also where the child calls the transport, which is its parent's."""
+    code = f"""
+    import socket, threading
+    one, other = socket.socketpair()
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            transport.{method}()
+            os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+
+    def write():
+        transport.write(b"a")
+        transport.write(b"b")
+
+    def write_and_wait():
+        write()
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+    loop = new_event_loop()
+    transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=one))
+    for callback in write, write, write_and_wait, write:
+        loop.call_soon(callback)
+        loop.run_until_complete(asyncio.sleep(0))
+    transport.close()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    print(other.recv(100))
+    """
+    assert run(loop_name, code) == ["b'abababab'"]
+
+
 def test_a_child_may_go_on_with_the_loop_of_its_parent(loop_name):
     code = """
     import socket

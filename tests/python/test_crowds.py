@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -158,8 +159,12 @@ def test_no_other_method_overtakes_what_is_held(method):
     velodrome.run(main())
 
 
-def use(sock, method):
-    if method == "shutdown":
+def use(sock, method, in_thread):
+    if in_thread:
+        thread = threading.Thread(target=use, args=(sock, method, False))
+        thread.start()
+        thread.join()
+    elif method == "shutdown":
         sock.shutdown(socket.SHUT_WR)
     elif method == "fileno":
         os.write(sock.fileno(), b"y")
@@ -170,7 +175,8 @@ def use(sock, method):
 
 @pytest.mark.parametrize("joined_by", ["crowd", "two writes"])
 @pytest.mark.parametrize("method", ["shutdown", "fileno", "dup"])
-def test_a_socket_that_was_asked_for_before_does_not_overtake_what_is_held(method, joined_by):
+@pytest.mark.parametrize("in_thread", [False, True], ids=["", "in a thread"])
+def test_a_socket_that_was_asked_for_before_does_not_overtake_what_is_held(method, joined_by, in_thread):
     count = MANY if joined_by == "crowd" else 1
 
     async def attempt():
@@ -191,7 +197,7 @@ def test_a_socket_that_was_asked_for_before_does_not_overtake_what_is_held(metho
             def write(transport, peer, sock):
                 transport.write(b"x")
                 before = received(peer)
-                use(sock, method)
+                use(sock, method, in_thread)
                 seen.append((before, received(peer)))
 
             for (transport, peer), sock in zip(many.pairs, sockets, strict=True):

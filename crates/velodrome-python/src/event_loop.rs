@@ -36,7 +36,7 @@ use crate::{
     gil::{GilBound, learn_to_attach},
     handle::Handle,
     host::{PyHost, tell_user},
-    imports::{imports, loaded, module, once},
+    imports::{imports, loaded, once},
     originals,
     pipe::{ReadPipeTransport, WritePipeTransport},
     record::Record,
@@ -51,6 +51,9 @@ pub use registration::{Registration, handle_for, held_call, registration_after};
 use registry_view::RegistryView;
 pub use scheduling::{METHODS, new_future};
 use scheduling::{push_from_any_thread, whole_ns};
+
+/// The loops that run, of all threads.
+static RUNNING: GilBound<RefCell<Vec<Py<Loop>>>> = GilBound::new(RefCell::new(Vec::new()));
 
 pub struct State {
     /// `None` once the loop is closed: its descriptors and everything queued are gone.
@@ -228,14 +231,13 @@ impl Loop {
         result
     }
 
-    /// What the transports of the loop hold back that runs in this thread, if that is one of ours.
+    /// Sends what the transports of all loops hold back. None does that while it does not run.
     pub fn flush_running(py: Python<'_>) -> PyResult<()> {
         let running =
-            module(py, "asyncio.events")?.call_method0(intern!(py, "_get_running_loop"))?;
-        match running.cast::<Self>() {
-            Ok(event_loop) => event_loop.get().flush_deferred(py),
-            Err(_) => Ok(()),
-        }
+            RUNNING.get(py).borrow().iter().map(|it| it.clone_ref(py)).collect::<Vec<_>>();
+        let flushed = running.iter().map(|it| it.get().flush_deferred(py));
+        // Each is flushed, whatever the others raise.
+        flushed.fold(Ok(()), PyResult::and)
     }
 
     /// Keeps a handle that gave up its call, for the next registration.
@@ -356,6 +358,7 @@ impl Loop {
         prepare_allocator();
         let run = Run { asyncgen_hooks: imports.get_asyncgen_hooks.call0(py)? };
         slf.get().state(py).thread.set(Some(thread_ident()));
+        RUNNING.get(py).borrow_mut().push(slf.clone().unbind());
         match Self::enter_run(slf) {
             Ok(()) => Ok(run),
             Err(error) => Err(Self::end_run(slf, &run).err().unwrap_or(error)),
@@ -416,6 +419,10 @@ impl Loop {
             WakeupFd::Untouched | WakeupFd::NotOurs => Ok(()),
         };
         state.thread.set(None);
+        let at = RUNNING.get(py).borrow().iter().rposition(|it| it.is(slf));
+        if let Some(ended) = at.map(|at| RUNNING.get(py).borrow_mut().swap_remove(at)) {
+            ended.drop_ref(py);
+        }
         drop(state.loop_keyword.take());
         let no_loop = (py.None(),);
         let running = imports.events.call_method1(py, intern!(py, "_set_running_loop"), no_loop);

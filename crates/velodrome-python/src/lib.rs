@@ -146,8 +146,8 @@ fn tls_engine(py: Python<'_>) -> PyResult<&'static str> {
     Ok(if tls::ssl_module(py)?.is_native() { "libssl" } else { "ssl" })
 }
 
-/// Sends what the transports of this thread's running loop hold back, if that is one of ours: nothing that
-/// goes past the transports overtakes it, and a forked child has nothing of it to send again.
+/// Sends what the transports of all running loops hold back: nothing that goes past the transports, in any
+/// thread, overtakes it, and a forked child has nothing of it to send again.
 #[pyfunction]
 fn send_held(py: Python<'_>) -> PyResult<()> {
     Loop::flush_running(py)
