@@ -110,10 +110,9 @@ def test_what_the_child_does_to_its_copy_leaves_the_parents_watching(loop_name):
     assert run(loop_name, code) == ["b'parent'"]
 
 
-def test_what_a_callback_has_written_before_it_forks_is_sent_once(loop_name):
-    """Also where the child leaves by an exception, through the loop, and writes are joined (two each time)."""
-    code = """
-    import socket
+# `send_all()` writes, twice each time so that writes are joined, and once `fork_meanwhile()` is called after that.
+WRITE_AND_FORK = """
+    import socket, threading
     one, other = socket.socketpair()
     loop = new_event_loop()
     transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=one))
@@ -122,60 +121,55 @@ def test_what_a_callback_has_written_before_it_forks_is_sent_once(loop_name):
         transport.write(b"a")
         transport.write(b"b")
 
-    def fork():
-        write()
+    def fork(in_child):
         pid = os.fork()
         if pid == 0:
-            raise SystemExit(3)
+            in_child()
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
 
-    for callback in write, write, fork, write:
-        loop.call_soon(callback)
+    def write_and_fork():
+        write()
+        fork_meanwhile()
+
+    def send_all():
+        for callback in write, write, write_and_fork, write:
+            loop.call_soon(callback)
+            loop.run_until_complete(asyncio.sleep(0))
+        transport.close()
         loop.run_until_complete(asyncio.sleep(0))
-    transport.close()
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
-    print(other.recv(100))
+        loop.close()
+        print(other.recv(100))
+"""
+
+
+def test_what_a_callback_has_written_before_it_forks_is_sent_once(loop_name):
+    """Also where the child leaves by an exception, through the loop."""
+    code = """
+    def fork_meanwhile():
+        fork(lambda: sys.exit(3))
+
+    send_all()
     """
-    assert run(loop_name, code) == ["b'abababab'"]
+    assert run(loop_name, WRITE_AND_FORK + code) == ["b'abababab'"]
 
 
 @pytest.mark.parametrize("method", ["close", "abort", "get_write_buffer_size"])
 def test_what_a_callback_has_written_when_another_thread_forks_is_sent_once(loop_name, method):
     """Also where the child calls the transport, which is its parent's."""
     code = f"""
-    import socket, threading
-    one, other = socket.socketpair()
+    def in_child():
+        transport.{method}()
+        os._exit(3)
 
-    def fork():
-        pid = os.fork()
-        if pid == 0:
-            transport.{method}()
-            os._exit(3)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
-
-    def write():
-        transport.write(b"a")
-        transport.write(b"b")
-
-    def write_and_wait():
-        write()
-        thread = threading.Thread(target=fork)
+    def fork_meanwhile():
+        thread = threading.Thread(target=fork, args=(in_child,))
         thread.start()
         thread.join()
 
     warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-    loop = new_event_loop()
-    transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=one))
-    for callback in write, write, write_and_wait, write:
-        loop.call_soon(callback)
-        loop.run_until_complete(asyncio.sleep(0))
-    transport.close()
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
-    print(other.recv(100))
+    send_all()
     """
-    assert run(loop_name, code) == ["b'abababab'"]
+    assert run(loop_name, WRITE_AND_FORK + code) == ["b'abababab'"]
 
 
 def test_a_child_may_go_on_with_the_loop_of_its_parent(loop_name):

@@ -24,7 +24,7 @@ class Connections:
         self.pairs = list(zip(transports, peers, strict=True))
 
     async def batch(self, writers, seconds=0.0):
-        """Has so many of them write in one batch. What had arrived when each had written, and what is there then."""
+        """Has so many of them write in one batch. What had arrived when each had written: all has at the end."""
         seen = []
 
         def write(transport, peer):
@@ -34,10 +34,16 @@ class Connections:
 
         for transport, peer in self.pairs[:writers]:
             self.loop.call_soon(write, transport, peer)
-        over = self.loop.create_future()
-        self.loop.call_soon(over.set_result, None)
-        await over
-        return seen, [already + received(peer) for already, (_, peer) in zip(seen, self.pairs, strict=False)]
+        await end_of_batch()
+        arrived = [already + received(peer) for already, (_, peer) in zip(seen, self.pairs, strict=False)]
+        assert arrived == [b"x"] * writers
+        return seen
+
+
+async def end_of_batch():
+    """The next one: until what is ready has run, and what it wrote is sent."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 def received(peer):
@@ -64,7 +70,10 @@ async def connections(count):
 
 
 async def sooner_or_later(attempt, expected):
-    """Until it gives that. On a machine that is busy with something else, quick callbacks may seem to be slow."""
+    """Until it gives that. On a machine that is busy with something else, quick callbacks may seem to be slow.
+
+    What has to be so each time is for the attempt to look at.
+    """
     for _ in range(1000):
         got = await attempt()
         if got == expected:
@@ -75,9 +84,9 @@ async def sooner_or_later(attempt, expected):
 def test_what_many_write_goes_out_at_the_end_of_the_batch():
     async def main():
         async with connections(MANY) as many:
-            at_once, held = [b"x"] * MANY, [b""] * MANY
-            assert await many.batch(MANY) == (at_once, at_once)
-            await sooner_or_later(lambda: many.batch(MANY), (held, at_once))
+            held = [b""] * MANY
+            assert await many.batch(MANY) == [b"x"] * MANY
+            await sooner_or_later(lambda: many.batch(MANY), held)
 
             async def behind_batches_without_writes():
                 await many.batch(MANY)
@@ -85,7 +94,7 @@ def test_what_many_write_goes_out_at_the_end_of_the_batch():
                 await asyncio.sleep(0)
                 return await many.batch(MANY)
 
-            await sooner_or_later(behind_batches_without_writes, (held, at_once))
+            await sooner_or_later(behind_batches_without_writes, held)
 
     velodrome.run(main())
 
@@ -94,14 +103,14 @@ def test_few_send_at_once():
     async def main():
         async with connections(MANY) as many:
             for _ in range(3):
-                assert await many.batch(MANY - 1) == ([b"x"] * (MANY - 1),) * 2
+                assert await many.batch(MANY - 1) == [b"x"] * (MANY - 1)
 
             async def one_behind_many():
                 await many.batch(MANY)
                 return await many.batch(1)
 
-            await sooner_or_later(one_behind_many, ([b""], [b"x"]))
-            assert await many.batch(1) == ([b"x"], [b"x"])
+            await sooner_or_later(one_behind_many, [b""])
+            assert await many.batch(1) == [b"x"]
 
     velodrome.run(main())
 
@@ -110,7 +119,7 @@ def test_slow_callbacks_send_at_once():
     async def main():
         async with connections(MANY) as many:
             for _ in range(3):
-                assert (await many.batch(MANY, seconds=0.001))[0] == [b"x"] * MANY
+                assert await many.batch(MANY, seconds=0.001) == [b"x"] * MANY
 
     velodrome.run(main())
 
@@ -125,38 +134,55 @@ def test_what_is_held_waits_for_so_many_callbacks_at_most():
                 for transport, _ in many.pairs:
                     many.loop.call_soon(transport.write, b"x")
                 many.loop.call_soon(lambda: seen.extend(received(peer) for _, peer in many.pairs))
-                over = many.loop.create_future()
-                many.loop.call_soon(over.set_result, None)
-                await over
-                return seen, [received(peer) for _, peer in many.pairs]
+                await end_of_batch()
+                rest = [received(peer) for _, peer in many.pairs]
+                assert [sent + later for sent, later in zip(seen, rest, strict=True)] == [b"x"] * len(many.pairs)
+                return seen
 
             # The last of so many callbacks has them all sent; those behind it wait for the end.
-            sent, rest = [b"x"] * CALLBACKS_HELD + [b""] * 10, [b""] * CALLBACKS_HELD + [b"x"] * 10
-            await sooner_or_later(behind_so_many, (sent, rest))
+            await sooner_or_later(behind_so_many, [b"x"] * CALLBACKS_HELD + [b""] * 10)
 
     velodrome.run(main())
+
+
+def assert_nothing_overtakes(act, expected, joined_by="crowd"):
+    """Each writes, and then acts; nothing may have arrived before, and must have after that."""
+    count = MANY if joined_by == "crowd" else 1
+
+    async def attempt():
+        seen = []
+
+        def write(transport, peer, sock):
+            transport.write(b"x")
+            before = received(peer)
+            act(transport, sock)
+            seen.append((before, received(peer)))
+
+        async with connections(count) as many:
+            sockets = [transport.get_extra_info("socket") for transport, _ in many.pairs]
+            if joined_by == "crowd":
+                await many.batch(MANY)
+            else:
+                for transport, peer in many.pairs:
+                    transport.write(b"1")
+                    transport.write(b"2")
+                    await asyncio.sleep(0)
+                    assert received(peer) == b"12"
+            for pair, sock in zip(many.pairs, sockets, strict=True):
+                many.loop.call_soon(write, *pair, sock)
+            await end_of_batch()
+        assert [before + after for before, after in seen] == [expected] * count
+        return [before for before, _ in seen]
+
+    velodrome.run(sooner_or_later(attempt, [b""] * count))
 
 
 @pytest.mark.parametrize("method", ["close", "write_eof", "get_write_buffer_size", "writelines", "pause_reading"])
 def test_no_other_method_overtakes_what_is_held(method):
-    async def main():
-        async with connections(MANY) as many:
-            await many.batch(MANY)
-            seen = []
-
-            def write(transport, peer):
-                transport.write(b"x")
-                getattr(transport, method)(*([[b"y"]] if method == "writelines" else []))
-                seen.append(received(peer))
-
-            for transport, peer in many.pairs:
-                many.loop.call_soon(write, transport, peer)
-            over = many.loop.create_future()
-            many.loop.call_soon(over.set_result, None)
-            await over
-            assert seen == [b"xy" if method == "writelines" else b"x"] * MANY
-
-    velodrome.run(main())
+    arguments = [[b"y"]] if method == "writelines" else []
+    assert_nothing_overtakes(
+        lambda transport, _: getattr(transport, method)(*arguments), b"xy" if arguments else b"x"
+    )
 
 
 def use(sock, method, in_thread):
@@ -177,41 +203,8 @@ def use(sock, method, in_thread):
 @pytest.mark.parametrize("method", ["shutdown", "fileno", "dup"])
 @pytest.mark.parametrize("in_thread", [False, True], ids=["", "in a thread"])
 def test_a_socket_that_was_asked_for_before_does_not_overtake_what_is_held(method, joined_by, in_thread):
-    count = MANY if joined_by == "crowd" else 1
-
-    async def attempt():
-        """What had arrived before the socket was used, and after that."""
-        async with connections(count) as many:
-            sockets = [transport.get_extra_info("socket") for transport, _ in many.pairs]
-            assert all(isinstance(sock, asyncio.trsock.TransportSocket) for sock in sockets)
-            if joined_by == "crowd":
-                await many.batch(MANY)
-            else:
-                for transport, peer in many.pairs:
-                    transport.write(b"1")
-                    transport.write(b"2")
-                    await asyncio.sleep(0)
-                    assert received(peer) == b"12"
-            seen = []
-
-            def write(transport, peer, sock):
-                transport.write(b"x")
-                before = received(peer)
-                use(sock, method, in_thread)
-                seen.append((before, received(peer)))
-
-            for (transport, peer), sock in zip(many.pairs, sockets, strict=True):
-                many.loop.call_soon(write, transport, peer, sock)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            if method == "shutdown":
-                assert [peer.recv(1) for _, peer in many.pairs] == [b""] * count
-            return seen
-
-    async def main():
-        await sooner_or_later(attempt, [(b"", b"x" if method == "shutdown" else b"xy")] * count)
-
-    velodrome.run(main())
+    expected = b"x" if method == "shutdown" else b"xy"
+    assert_nothing_overtakes(lambda _, sock: use(sock, method, in_thread), expected, joined_by)
 
 
 def test_it_can_be_turned_off():
@@ -224,7 +217,7 @@ def test_it_can_be_turned_off():
         async def main():
             async with connections(MANY) as many:
                 for _ in range(3):
-                    assert (await many.batch(MANY))[0] == [b"x"] * MANY
+                    assert await many.batch(MANY) == [b"x"] * MANY
 
         velodrome.run(main())
     """
