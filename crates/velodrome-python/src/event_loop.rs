@@ -1,5 +1,5 @@
 //! `velodrome._native.Loop`: asyncio's loop methods over the model. Those that run all the time
-//! are in `scheduling.rs`.
+//! are in `scheduling.rs`; what a run begins and ends with is in `running.rs`.
 //!
 //! The class of the package derives from this one and from asyncio's own loop class, in this
 //! order: what runs per callback or per packet is here, what runs per connection or per loop is
@@ -10,19 +10,18 @@ mod api;
 mod overrides;
 mod registration;
 mod registry_view;
+mod running;
 mod scheduling;
 
 use std::{
     cell::{Cell, OnceCell, Ref, RefCell},
-    ffi::c_int,
     os::fd::RawFd,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
 };
 
 use pyo3::{
     PyTraverseError, PyVisit,
-    exceptions::{PyRuntimeError, PyValueError},
+    exceptions::PyRuntimeError,
     ffi, intern,
     prelude::*,
     types::{PyDict, PyInt, PyString, PyTuple},
@@ -33,14 +32,12 @@ use crate::{
     callback::{Callback, PyKind, Timer},
     error::{closed, os_error},
     fast::Arguments,
-    gil::{GilBound, learn_to_attach},
+    gil::GilBound,
     handle::Handle,
-    host::{PyHost, tell_user},
-    imports::{imports, loaded, once},
+    imports::imports,
     originals,
     pipe::{ReadPipeTransport, WritePipeTransport},
     record::Record,
-    step_lane::StepLane,
     tls::TlsTransport,
     transport::{StreamTransport, base::Connection},
 };
@@ -49,11 +46,9 @@ pub use api::add_to as add_api;
 pub use overrides::Methods;
 pub use registration::{Registration, handle_for, held_call, registration_after};
 use registry_view::RegistryView;
+use running::WakeupFd;
 pub use scheduling::{METHODS, new_future};
 use scheduling::{push_from_any_thread, whole_ns};
-
-/// The loops that run, of all threads.
-static RUNNING: GilBound<RefCell<Vec<Py<Loop>>>> = GilBound::new(RefCell::new(Vec::new()));
 
 pub struct State {
     /// `None` once the loop is closed: its descriptors and everything queued are gone.
@@ -115,17 +110,6 @@ impl Drop for State {
     }
 }
 
-/// Where the interpreter's signal handler writes while the loop runs.
-#[derive(Clone, Copy)]
-enum WakeupFd {
-    /// Where it did before: the loop has not slept in this run, and needs nothing to end a sleep.
-    Untouched,
-    /// Signals are no matter of the thread that runs the loop.
-    NotOurs,
-    /// To the loop's pipe, in place of the user's descriptor (-1: there is none).
-    Ours { users: RawFd },
-}
-
 /// A transport that holds writes back.
 pub enum Deferred {
     Stream(Py<StreamTransport>),
@@ -134,17 +118,6 @@ pub enum Deferred {
 
 /// A read takes at most so much.
 pub const SCRATCH_BYTES: usize = 256 * 1024;
-
-/// Messages of about 100 KiB are allocated and freed all the time. glibc starts by giving memory
-/// of that size back to the kernel at each free, and learns to keep it from the first larger block
-/// that is freed (it then keeps up to twice its size at the heap's end): this is that block. A
-/// hundred connections that echo 100 KiB need it this large, or every message costs page faults.
-const PRIMING_BYTES: usize = 8 * 1024 * 1024;
-
-fn prepare_allocator() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(PRIMING_BYTES))));
-}
 
 /// Where asyncio has the transports that are written in Python, weakly, by descriptor.
 const PYTHON_TRANSPORTS: &str = "_transports";
@@ -231,15 +204,6 @@ impl Loop {
         result
     }
 
-    /// Sends what the transports of all loops hold back. None does that while it does not run.
-    pub fn flush_running(py: Python<'_>) -> PyResult<()> {
-        let running =
-            RUNNING.get(py).borrow().iter().map(|it| it.clone_ref(py)).collect::<Vec<_>>();
-        let flushed = running.iter().map(|it| it.get().flush_deferred(py));
-        // Each is flushed, whatever the others raise.
-        flushed.fold(Ok(()), PyResult::and)
-    }
-
     /// Keeps a handle that gave up its call, for the next registration.
     #[inline]
     pub fn keep_spare(&self, py: Python<'_>, handle: Py<Handle>) {
@@ -297,15 +261,14 @@ impl Loop {
         }
     }
 
-    pub fn user_wakeup_fd(&self, py: Python<'_>) -> RawFd {
-        match self.0.get(py).wakeup_fd.get() {
-            WakeupFd::Ours { users } => users,
-            WakeupFd::Untouched | WakeupFd::NotOurs => -1,
-        }
-    }
-
     pub fn runs_in_this_thread(&self, py: Python<'_>) -> bool {
         self.0.get(py).thread.get() == Some(thread_ident())
+    }
+
+    #[cold]
+    pub fn own_now_ns(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        // Rounded as deadlines are: a timer for just this time is due.
+        Ok(whole_ns(slf.call_method0(intern!(slf.py(), "time"))?.extract()?))
     }
 
     /// The method that asyncio's own base class has under a name of ours.
@@ -320,142 +283,6 @@ impl Loop {
         all.extend(tuple.iter());
         let method = imports(py)?.base_event_loop.bind(py).getattr(PyString::intern(py, name))?;
         method.call(PyTuple::new(py, all)?, keywords.as_ref()).map(Bound::unbind)
-    }
-}
-
-// ---- running, and the methods of a run -------------------------------------------------------
-
-/// What a run changed in its thread, to be put back.
-struct Run {
-    asyncgen_hooks: Py<PyAny>,
-}
-
-impl Loop {
-    #[cold]
-    pub fn own_now_ns(slf: &Bound<'_, Self>) -> PyResult<u64> {
-        // Rounded as deadlines are: a timer for just this time is due.
-        Ok(whole_ns(slf.call_method0(intern!(slf.py(), "time"))?.extract()?))
-    }
-
-    fn check_running(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        if slf.get().state(py).thread.get().is_some() {
-            return Err(PyRuntimeError::new_err("This event loop is already running"));
-        }
-        if !imports(py)?.events.bind(py).call_method0(intern!(py, "_get_running_loop"))?.is_none() {
-            return Err(PyRuntimeError::new_err(
-                "Cannot run the event loop while another loop is running",
-            ));
-        }
-        Ok(())
-    }
-
-    fn start_run(slf: &Bound<'_, Self>) -> PyResult<Run> {
-        let py = slf.py();
-        learn_to_attach(py);
-        let imports = imports(py)?;
-        once(py, &imports.step_lane, || StepLane::learn(py))?;
-        prepare_allocator();
-        let run = Run { asyncgen_hooks: imports.get_asyncgen_hooks.call0(py)? };
-        slf.get().state(py).thread.set(Some(thread_ident()));
-        RUNNING.get(py).borrow_mut().push(slf.clone().unbind());
-        match Self::enter_run(slf) {
-            Ok(()) => Ok(run),
-            Err(error) => Err(Self::end_run(slf, &run).err().unwrap_or(error)),
-        }
-    }
-
-    fn enter_run(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let imports = loaded(py);
-        if slf.get().is_debug(py) {
-            slf.call_method1(intern!(py, "_set_coroutine_origin_tracking"), (true,))?;
-        }
-        imports.set_asyncgen_hooks.call1(
-            py,
-            (
-                slf.getattr(intern!(py, "_asyncgen_firstiter_hook"))?,
-                slf.getattr(intern!(py, "_asyncgen_finalizer_hook"))?,
-            ),
-        )?;
-        imports.events.call_method1(py, intern!(py, "_set_running_loop"), (slf,))?;
-        Ok(())
-    }
-
-    /// In the main thread, a signal must end the poller's sleep: the first sleep of a run puts our
-    /// descriptor in place. Returns whether code in Python has run.
-    pub fn take_wakeup_fd(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let py = slf.py();
-        let wakeup_fd = &slf.get().state(py).wakeup_fd;
-        if !matches!(wakeup_fd.get(), WakeupFd::Untouched) {
-            return Ok(false);
-        }
-        let main_thread = loaded(py).main_thread.call0(py)?;
-        let main: Option<usize> = main_thread.bind(py).getattr(intern!(py, "ident"))?.extract()?;
-        if main != Some(thread_ident()) {
-            wakeup_fd.set(WakeupFd::NotOurs);
-            return Ok(true);
-        }
-        let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
-        let users = match loaded(py).set_wakeup_fd.call1(py, (ours,)) {
-            // To the interpreter it is not the main thread, to `threading` it is: where Python is
-            // embedded, that is the thread that was there first.
-            Err(error) if error.is_instance_of::<PyValueError>(py) => {
-                wakeup_fd.set(WakeupFd::NotOurs);
-                return Ok(true);
-            }
-            users => users?.extract::<c_int>(py)?,
-        };
-        wakeup_fd.set(WakeupFd::Ours { users: if users == ours { -1 } else { users } });
-        Ok(true)
-    }
-
-    fn end_run(slf: &Bound<'_, Self>, run: &Run) -> PyResult<()> {
-        let py = slf.py();
-        let imports = loaded(py);
-        let state = slf.get().state(py);
-        let wakeup_fd = match state.wakeup_fd.replace(WakeupFd::Untouched) {
-            WakeupFd::Ours { users } => Self::give_wakeup_fd_back(slf, users),
-            WakeupFd::Untouched | WakeupFd::NotOurs => Ok(()),
-        };
-        state.thread.set(None);
-        let at = RUNNING.get(py).borrow().iter().rposition(|it| it.is(slf));
-        if let Some(ended) = at.map(|at| RUNNING.get(py).borrow_mut().swap_remove(at)) {
-            ended.drop_ref(py);
-        }
-        drop(state.loop_keyword.take());
-        let no_loop = (py.None(),);
-        let running = imports.events.call_method1(py, intern!(py, "_set_running_loop"), no_loop);
-        let hooks = run.asyncgen_hooks.bind(py).cast::<PyTuple>().map_err(PyErr::from);
-        let hooks = hooks.and_then(|hooks| imports.set_asyncgen_hooks.bind(py).call1(hooks));
-        // The only one of Python code: a signal's handler may raise in it.
-        let tracking = intern!(py, "_set_coroutine_origin_tracking");
-        let tracking = slf.call_method1(tracking, (false,));
-        [wakeup_fd, running.map(drop), hooks.map(drop), tracking.map(drop)].into_iter().collect()
-    }
-
-    /// Runs no Python code, in which the handler of a signal could raise before all is done: what
-    /// stays in place is written to after the loop has closed it.
-    fn give_wakeup_fd_back(slf: &Bound<'_, Self>, users: RawFd) -> PyResult<()> {
-        let py = slf.py();
-        let set_wakeup_fd = loaded(py).set_wakeup_fd.bind(py);
-        let ours = slf.get().model(py)?.signal_writer().map_err(os_error)?;
-        let has_handlers = slf.getattr(intern!(py, "_signal_handlers"))?.is_truthy()?;
-        let next = if users == -1 && has_handlers { ours } else { users };
-        let (present, is_back) = match set_wakeup_fd.call1((next,)) {
-            Ok(present) => (present, users >= 0),
-            // The user has closed it meanwhile: nothing is put back.
-            Err(_) => (set_wakeup_fd.call1((-1,))?, false),
-        };
-        let present: c_int = present.extract()?;
-        if present != ours {
-            // Somebody set another one during the run: it stays, unless it is closed by now.
-            let _ = set_wakeup_fd.call1((present,));
-        } else if is_back {
-            // It hears of those of the last turn; the loop's own handlers do so in the next run.
-            tell_user(users, &slf.get().model(py)?.signals_since_poll(has_handlers));
-        }
-        Ok(())
     }
 }
 
@@ -499,7 +326,7 @@ impl Loop {
         name: &Bound<'_, PyString>,
         value: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        if originals::is_name(name) {
+        if originals::is_replaceable(name) {
             slf.get().state(slf.py()).own_methods.set(true);
         }
         // SAFETY: live objects; this is what the attribute's assignment would call without us.
@@ -536,19 +363,7 @@ impl Loop {
     /// Raises RuntimeError if the loop is closed or running, or if another loop is running in
     /// this thread. `SystemExit` and `KeyboardInterrupt` of a callback leave the loop.
     fn run_forever(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        drop(slf.get().model(py)?);
-        Self::check_running(slf)?;
-        let run = Self::start_run(slf)?;
-        let run_model =
-            || slf.get().model(py).and_then(|model| model.run(&PyHost { event_loop: slf }));
-        // A panic of ours becomes a Python exception like any other, and ends the run like one.
-        let result = catch_unwind(AssertUnwindSafe(run_model));
-        let ended = Self::end_run(slf, &run);
-        match result {
-            Ok(result) => result.and(ended),
-            Err(panic) => resume_unwind(panic),
-        }
+        Self::run(slf)
     }
 
     /// End run_forever after the iteration that is under way, or after the next one.

@@ -214,7 +214,7 @@ pub fn learn(of_loop: &Bound<'_, PyType>, of_asyncio: &Bound<'_, PyType>) -> PyR
 }
 
 /// Whether it is a name of asyncio's that matters if a program sets it on a loop.
-pub fn is_name(name: &Bound<'_, PyString>) -> bool {
+pub fn is_replaceable(name: &Bound<'_, PyString>) -> bool {
     name.to_str().is_ok_and(|name| OF_LOOP.contains(&name))
 }
 
